@@ -1,0 +1,25 @@
+"""Two kinds of error. A *terminal* one is said once with the way out; a *transient* one is worth another try."""
+
+
+class SeluError(Exception):
+    """Base of every error that this project raises on purpose; its text is one sentence for a person."""
+
+
+class TerminalError(SeluError):
+    """Trying again cannot help: bad input, a corrupt artifact, a checkpoint of the wrong architecture."""
+
+
+class ConfigError(TerminalError):
+    """A setting, path or name that the user gave cannot work."""
+
+
+class ArtifactError(TerminalError):
+    """An artifact on disk is missing, incomplete or altered."""
+
+
+class TransientError(SeluError):
+    """Trying again on a fresh process may help: a dead simulator, a lost server."""
+
+
+class WorldError(TransientError):
+    """The simulator died, stalled or answered garbage."""

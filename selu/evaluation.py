@@ -1,0 +1,300 @@
+"""Figures from records and the oracle. The one place of the pipeline where ground truth is read.
+
+Every figure is a :class:`MetricRow`: a rate with n and a 95 % interval (Wilson for one proportion, a bootstrap that
+resamples scenes for the rest). All scheduled episodes are in the denominator.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from selu.records import Condition, Episode, Judgement, OracleEpisode, OracleStep, Record, Relabel, Step, Verdict
+from selu.statistics import (
+    Confusion,
+    Rate,
+    bootstrap_balanced_accuracy,
+    bootstrap_mean,
+    cluster_bootstrap_difference,
+    phi_coefficient,
+    wilson,
+)
+from selu.worlds.vocabulary import type_of
+
+__all__ = [
+    "Judged",
+    "MetricRow",
+    "Series",
+    "actor_metrics",
+    "critic_metrics",
+    "difference_metric",
+    "error_correlation",
+    "goal_of_instruction",
+    "holds",
+    "label_metrics",
+    "rate_metric",
+    "truth_of_instruction",
+]
+
+Subject = Literal["actor", "critic", "labels", "general"]
+Phase = Literal["before", "after"]
+Probe = Literal["A", "B", "learning"]
+
+TruthOf = Callable[[str, str], bool | None]
+"""(instruction, facts of a frame as in OracleStep.facts) -> whether the instruction is fulfilled, None if unknown."""
+
+
+class MetricRow(Record):
+    """One figure of a run; a row of metrics.parquet."""
+
+    run: str = Field(description="speaking name of the run")
+    round: int
+    subject: Subject
+    phase: Phase
+    probe: Probe
+    method: str = Field(description="how it was obtained, e.g. selu, direct, self_asking, blind:blank, random, planner")
+    metric: str
+    rate: float
+    n: int
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Series:
+    """Where a figure belongs: all columns of a MetricRow but the figure."""
+
+    run: str
+    round: int
+    subject: Subject
+    phase: Phase
+    probe: Probe
+    method: str
+
+    def row(self, metric: str, rate: Rate) -> MetricRow:
+        """A figure in this series."""
+        return MetricRow(
+            run=self.run,
+            round=self.round,
+            subject=self.subject,
+            phase=self.phase,
+            probe=self.probe,
+            method=self.method,
+            metric=metric,
+            rate=rate.rate,
+            n=rate.n,
+            low=rate.low,
+            high=rate.high,
+        )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One judgement beside the truth."""
+
+    verdict: Judgement
+    truth: bool
+    scene: str
+
+    @property
+    def credit(self) -> float:
+        """1 right, 0 wrong, 0.5 unsure (a forced guess)."""
+        return 0.5 if self.verdict == "unsure" else float((self.verdict == "yes") == self.truth)
+
+
+def _point(value: float, n: int) -> Rate:
+    """A figure without an interval."""
+    return Rate(rate=value, n=n, low=float("nan"), high=float("nan"))
+
+
+def rate_metric(series: Series, metric: str, outcomes: Sequence[bool]) -> MetricRow:
+    """Share of true outcomes with Wilson's interval, e.g. of right answers in the general probe."""
+    return series.row(metric, wilson(sum(outcomes), len(outcomes)))
+
+
+def actor_metrics(
+    series: Series,
+    episodes: Sequence[Episode],
+    steps: Sequence[Step],
+    oracle: Sequence[OracleEpisode],
+    *,
+    seed: int,
+    samples: int,
+) -> list[MetricRow]:
+    """success_rate (Wilson), mean_steps (clustered by scene), malformed_actions (share of steps), own_done.
+
+    An episode without an oracle row counts as failed: it was scheduled.
+    """
+    success = {row.episode_id: row.success for row in oracle}
+    malformed = sum(not step.well_formed for step in steps)
+    lengths = [float(episode.length) for episode in episodes]
+    return [
+        rate_metric(series, "success_rate", [success.get(episode.episode_id, False) for episode in episodes]),
+        series.row("mean_steps", bootstrap_mean(lengths, [episode.scene for episode in episodes], seed, samples)),
+        series.row("malformed_actions", wilson(malformed, len(steps))),
+        rate_metric(series, "own_done", [episode.finish_reason == "done" for episode in episodes]),
+    ]
+
+
+def critic_metrics(series: Series, judged: Sequence[Judged], *, seed: int, samples: int) -> list[MetricRow]:
+    """balanced_accuracy (clustered by scene; `unsure` earns half), precision, recall and false_positive_rate and
+    cohen_kappa over sure judgements, base_rate, unsure."""
+    sure = [item for item in judged if item.verdict != "unsure"]
+    counts = {
+        (said, truth): sum(item.verdict == said and item.truth == truth for item in sure)
+        for said in ("yes", "no")
+        for truth in (True, False)
+    }
+    confusion = Confusion(
+        true_positives=counts["yes", True],
+        false_positives=counts["yes", False],
+        false_negatives=counts["no", True],
+        true_negatives=counts["no", False],
+    )
+    balanced = bootstrap_balanced_accuracy(
+        [item.credit for item in judged],
+        [item.truth for item in judged],
+        [item.scene for item in judged],
+        seed,
+        samples,
+    )
+    return [
+        series.row("balanced_accuracy", balanced),
+        series.row("precision", confusion.precision),
+        series.row("recall", confusion.recall),
+        series.row("false_positive_rate", confusion.false_positive_rate),
+        series.row("cohen_kappa", _point(confusion.cohen_kappa, confusion.n)),
+        rate_metric(series, "base_rate", [item.truth for item in judged]),
+        rate_metric(series, "unsure", [item.verdict == "unsure" for item in judged]),
+    ]
+
+
+def difference_metric(
+    series: Series,
+    metric: str,
+    before: Sequence[float],
+    after: Sequence[float],
+    scenes: Sequence[str],
+    *,
+    seed: int,
+    samples: int,
+) -> MetricRow:
+    """Mean gain over the same items, paired, with an interval clustered by scene; e.g. success before and after."""
+    return series.row(f"{metric}_gain", cluster_bootstrap_difference(before, after, scenes, seed, samples))
+
+
+def error_correlation(series: Series, first: Sequence[Judged], second: Sequence[Judged]) -> MetricRow:
+    """Phi coefficient of the errors of two judges on the same items, over those that both are sure about."""
+    both = [
+        (one, two)
+        for one, two in zip(first, second, strict=True)
+        if one.verdict != "unsure" and two.verdict != "unsure"
+    ]
+    value = phi_coefficient([one.credit == 0 for one, _ in both], [two.credit == 0 for _, two in both])
+    return series.row("error_correlation", _point(value, len(both)))
+
+
+_PATTERNS: tuple[tuple[str, str], ...] = (
+    (r"pick up the (?P<a>.+)", "held"),
+    (r"open the (?P<a>.+)", "open"),
+    (r"close the (?P<a>.+)", "closed"),
+    (r"turn on the (?P<a>.+)", "on"),
+    (r"turn off the (?P<a>.+)", "off"),
+    (r"put the (?P<a>.+?) (?:in|on) the (?P<b>.+)", "inside"),
+    (r"break the (?P<a>.+)", "broken"),
+    (r"slice the (?P<a>.+)", "sliced"),
+)
+
+
+def goal_of_instruction(instruction: str) -> tuple[Condition, ...] | None:
+    """The goal that an instruction of the generator's form stands for; None if it cannot be told."""
+    conditions = []
+    for part in instruction.split(" and then "):
+        for pattern, predicate in _PATTERNS:
+            found = re.fullmatch(pattern, part)
+            if found is None:
+                continue
+            names = {key: type_of(name) for key, name in found.groupdict().items()}
+            if None in names.values():
+                return None
+            conditions.append(
+                Condition.model_validate(
+                    {"predicate": predicate, "object_type": names["a"], "receptacle_type": names.get("b")}
+                )
+            )
+            break
+        else:
+            return None
+    return tuple(conditions)
+
+
+def holds(condition: Condition, facts: Mapping[str, object]) -> bool:
+    """Whether a condition holds for any instance, by the JSON of OracleStep.facts.
+
+    `facts` has lists of object types under held, open, closed, on, off, broken, sliced, dirty, clean, filled, empty,
+    and pairs [object type, receptacle type] under inside. A type both open and closed has instances of both.
+    """
+    listed = facts.get(condition.predicate)
+    if not isinstance(listed, list):
+        raise KeyError(f"the oracle's facts must list `{condition.predicate}`, they have {sorted(facts)}")
+    if condition.predicate == "inside":
+        return [condition.object_type, condition.receptacle_type] in listed
+    return condition.object_type in listed
+
+
+def truth_of_instruction(instruction: str, facts: str) -> bool | None:
+    """Default :data:`TruthOf`: every condition of the instruction's goal holds in the frame."""
+    goal = goal_of_instruction(instruction)
+    if goal is None:
+        return None
+    known = json.loads(facts)
+    return all(holds(condition, known) for condition in goal)
+
+
+def label_metrics(
+    series: Series,
+    episodes: Sequence[Episode],
+    verdicts: Sequence[Verdict],
+    relabels: Sequence[Relabel],
+    oracle_episodes: Sequence[OracleEpisode],
+    oracle_steps: Sequence[OracleStep],
+    *,
+    truth_of: TruthOf = truth_of_instruction,
+) -> list[MetricRow]:
+    """Quality of what the critic labelled by itself.
+
+    A *done-label* is an accepted `yes` under the original instruction at the last frame, or an accepted relabel.
+    false_rate: share of done-labels that are false; false_rate_verdicts, false_rate_relabels: the same by origin;
+    false_rate_no: share of accepted `no` labels that are false; coverage: share of episodes with a done-label;
+    labelled: share of episodes with any accepted label. A relabel whose truth `truth_of` does not know counts as false.
+    """
+    lengths = {episode.episode_id: episode.length for episode in episodes}
+    instructions = {episode.episode_id: episode.instruction for episode in episodes}
+    success = {row.episode_id: row.success for row in oracle_episodes}
+    facts = {(row.episode_id, row.frame_index): row.facts for row in oracle_steps}
+    own = [
+        verdict
+        for verdict in verdicts
+        if verdict.accepted
+        and instructions.get(verdict.episode_id) == verdict.instruction
+        and lengths[verdict.episode_id] == verdict.frame_index
+    ]
+    taken = [row for row in relabels if row.accepted and row.episode_id in lengths]
+    yes_false = [not success[row.episode_id] for row in own if row.verdict == "yes"]
+    no_false = [success[row.episode_id] for row in own if row.verdict == "no"]
+    relabel_false = [truth_of(row.instruction, facts[row.episode_id, row.frame_index]) is not True for row in taken]
+    done = {row.episode_id for row in own if row.verdict == "yes"} | {row.episode_id for row in taken}
+    labelled = done | {row.episode_id for row in own}
+    return [
+        rate_metric(series, "false_rate", yes_false + relabel_false),
+        rate_metric(series, "false_rate_verdicts", yes_false),
+        rate_metric(series, "false_rate_relabels", relabel_false),
+        rate_metric(series, "false_rate_no", no_false),
+        rate_metric(series, "coverage", [episode in done for episode in lengths]),
+        rate_metric(series, "labelled", [episode in labelled for episode in lengths]),
+    ]

@@ -1,0 +1,378 @@
+"""Hindsight relabeling: what *was* done in an episode that did not do what it was told?
+
+The actor's own words say where to look: after `Open(Drawer)` the drawer may be open. That is a guess, not truth; the
+critic has to see it. Phases, each batched over all episodes of a shard:
+
+1. candidates: every interaction that the actor wrote and that changed the picture (for `Put`, the critic is asked first
+   what was held);
+2. the verification question must turn from a sure "no" before the action to a sure "yes" after it;
+3. the open question ("What is open?") must say the same;
+4. the critic judges the new instruction by its own questions (:mod:`selu.self_asking`);
+5. two achievements in order, the first still true at the second, make a two-step instruction, judged like the rest.
+
+Whatever fails stays as a row with `accepted=False` and its reason. SELU (arXiv 2410.03303); evidence before acceptance
+and the freedom to change the verb are ours.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from selu.config import HindsightSettings, SelfAskingSettings
+from selu.frames import FrameTable, is_interaction
+from selu.models.base import VisionLanguageModel
+from selu.prompting import Achievement, achievements
+from selu.records import Answer, Episode, Frame, Question, Relabel, Step, Verdict
+from selu.self_asking import (
+    Claim,
+    answer_questions,
+    canonical_json,
+    digest,
+    judge_claims,
+    make_question,
+    spoken_for,
+)
+from selu.worlds.actions import parse_action
+from selu.worlds.vocabulary import spoken_name
+
+__all__ = ["relabel"]
+
+_HELD_QUESTION = "What are you holding?"
+# Receptacles that hold things inside; onto all others things are put. As the task generator speaks.
+_ENCLOSING = frozenset(
+    {
+        "Box",
+        "Cabinet",
+        "CoffeeMachine",
+        "Drawer",
+        "Fridge",
+        "GarbageCan",
+        "Microwave",
+        "Safe",
+        "Sink",
+        "Bathtub",
+        "LaundryHamper",
+        "Toilet",
+    }
+)
+
+
+@dataclass
+class _Candidate:
+    """A possible achievement, visible in frame `frame_index` and not yet in frame `before` (None: not looked at)."""
+
+    episode: Episode
+    before: int | None
+    frame_index: int
+    achievement: Achievement
+    fields: dict[str, str]
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    confidence: float = 1.0
+    rejected: str = ""
+
+    @property
+    def instruction(self) -> str:
+        return self.achievement.instruction.format(**self.fields)
+
+    def claim(self) -> Claim:
+        return Claim(self.episode.episode_id, self.frame_index, self.instruction)
+
+    def record(self, question: Question, answer: Answer, role: str) -> None:
+        self.entries.append(
+            {
+                "question_id": question.question_id,
+                "frame_index": question.frame_index,
+                "spoke_for": role,
+                "answer": answer.text,
+                "confidence": round(answer.confidence, 6),
+            }
+        )
+        self.confidence = min(self.confidence, answer.confidence)
+
+
+class _Interrogation:
+    """Asks in batches and keeps every question with its answer, each once."""
+
+    def __init__(self, frames: FrameTable, critic: VisionLanguageModel) -> None:
+        self.frames = frames
+        self.critic = critic
+        self.questions: dict[str, Question] = {}
+        self.answers: dict[str, Answer] = {}
+
+    def put(self, questions: Sequence[Question]) -> list[Answer]:
+        answers = answer_questions(questions, self.frames, self.critic)
+        for question, answer in zip(questions, answers, strict=True):
+            self.questions.setdefault(question.question_id, question)
+            self.answers.setdefault(question.question_id, answer)
+        return answers
+
+    def judge(self, claims: Sequence[Claim], settings: SelfAskingSettings, direct: bool) -> dict[Claim, Verdict]:
+        questions, answers, verdicts = judge_claims(
+            claims, self.frames, self.critic, settings, agree_with_direct=direct
+        )
+        for question, answer in zip(questions, answers, strict=True):
+            self.questions.setdefault(question.question_id, question)
+            self.answers.setdefault(question.question_id, answer)
+        return {Claim(verdict.episode_id, verdict.frame_index, verdict.instruction): verdict for verdict in verdicts}
+
+
+def _relabel(
+    episode: Episode, frame_index: int, instruction: str, confidence: float, evidence: dict[str, Any], reason: str, *,
+    critic: str, accepted: bool,
+) -> Relabel:  # fmt: skip
+    text = canonical_json(evidence | {"critic": critic})
+    return Relabel(
+        relabel_id=digest(episode.episode_id, frame_index, instruction, text),
+        episode_id=episode.episode_id,
+        frame_index=frame_index,
+        original_instruction=episode.instruction,
+        instruction=instruction,
+        confidence=confidence,
+        evidence=text,
+        accepted=accepted,
+        reason=reason,
+    )
+
+
+def _candidates(episodes: Sequence[Episode], steps: Mapping[str, list[Step]], frames: FrameTable) -> list[_Candidate]:
+    """Every interaction that the actor wrote and whose pictures were extracted.
+
+    Of an episode of which only the last frame was extracted (the paper's setting), each interaction is a candidate at
+    that frame, without a look at what was before it.
+    """
+    found = []
+    indices = frames.by_episode()
+    for episode in episodes:
+        only_last = indices.get(episode.episode_id) == [episode.length]
+        seen: set[str] = set()
+        for step in steps.get(episode.episode_id, ()):
+            if not is_interaction(step.action):
+                continue
+            action = parse_action(step.action)
+            if action is None or action.object_type is None or action.verb not in achievements():
+                continue
+            if only_last:
+                before, after = None, episode.length
+            else:
+                before, after = step.step, step.step + 1
+                if any((episode.episode_id, index) not in frames for index in (before, after)):
+                    continue
+            achievement = achievements()[action.verb]
+            name = spoken_name(action.object_type)
+            if _names_place(achievement):
+                fields = {"a": "object", "b": name, "preposition": "in" if action.object_type in _ENCLOSING else "on"}
+            else:
+                fields = {"a": name}
+            candidate = _Candidate(episode, before, after, achievement, fields)
+            if before is None and candidate.instruction in seen:
+                continue
+            seen.add(candidate.instruction)
+            if before is None and _names_place(achievement):
+                candidate.rejected = "what was held before cannot be seen in the last frame"
+            elif before is not None and frames.same_picture(episode.episode_id, before, after):
+                candidate.rejected = "the picture did not change"
+            found.append(candidate)
+    return found
+
+
+def _names_place(achievement: Achievement) -> bool:
+    """Whether the verb's object is a place, and what was put there has to be asked for."""
+    return "{b}" in achievement.instruction
+
+
+def _name_held_objects(candidates: Sequence[_Candidate], ask: _Interrogation, confidence: float) -> None:
+    """Fills `{a}` of candidates whose verb names only a place, by asking what was held before."""
+    questions = [
+        make_question(Claim(item.episode.episode_id, item.before or 0, ""), "open", _HELD_QUESTION, "")
+        for item in candidates
+    ]
+    for item, question, answer in zip(candidates, questions, ask.put(questions), strict=True):
+        item.record(question, answer, "object")
+        if answer.text == "nothing" or "," in answer.text or not answer.text:
+            item.rejected = "nothing was held before"
+        elif answer.confidence < confidence:
+            item.rejected = f"what was held before is not sure enough ('{answer.text}', {answer.confidence:.2f})"
+        else:
+            item.fields["a"] = answer.text
+
+
+def _verify(candidates: Sequence[_Candidate], ask: _Interrogation, confidence: float) -> None:
+    """Before the action a sure "no", after it a sure "yes"."""
+    asked: list[tuple[_Candidate, Question]] = []
+    for item in candidates:
+        text = item.achievement.verification.format(**item.fields)
+        for index, expected in ((item.before, "no"), (item.frame_index, "yes")):
+            if index is not None:
+                claim = Claim(item.episode.episode_id, index, item.instruction)
+                asked.append((item, make_question(claim, "verification", text, expected)))
+    answers = ask.put([question for _, question in asked])
+    for (item, question), answer in zip(asked, answers, strict=True):
+        vote = spoken_for(question, answer, confidence)
+        item.record(question, answer, vote)
+        if vote != "yes" and not item.rejected:
+            when = "before" if question.frame_index == item.before else "after"
+            said = f"'{answer.text}' ({answer.confidence:.2f})"
+            item.rejected = f"'{question.text}' must be a sure '{question.expected}' {when} the action, was {said}"
+
+
+def _ask_openly(candidates: Sequence[_Candidate], ask: _Interrogation, confidence: float) -> None:
+    """The open question after the action must say what the verification says."""
+    asked = [item for item in candidates if item.achievement.open]
+    questions = [
+        make_question(
+            item.claim(),
+            "open",
+            item.achievement.open.format(**item.fields),
+            item.achievement.expected.format(**item.fields),
+        )
+        for item in asked
+    ]
+    for item, question, answer in zip(asked, questions, ask.put(questions), strict=True):
+        vote = spoken_for(question, answer, confidence)
+        item.record(question, answer, vote)
+        if vote != "yes":
+            item.rejected = f"'{question.text}' was answered '{answer.text}' ({answer.confidence:.2f})"
+
+
+def _evidence(item: _Candidate, verdict: Verdict | None) -> dict[str, Any]:
+    evidence: dict[str, Any] = {"by": "hindsight", "questions": item.entries}
+    if verdict is not None:
+        evidence["judged_again"] = json.loads(verdict.evidence) | {"verdict": verdict.verdict, "reason": verdict.reason}
+    return evidence
+
+
+def relabel(
+    episodes: Sequence[Episode],
+    steps: Iterable[Step],
+    frames: Iterable[Frame],
+    verdicts: Iterable[Verdict],
+    critic: VisionLanguageModel,
+    settings: HindsightSettings,
+    self_asking: SelfAskingSettings,
+    *,
+    agree_with_direct: bool = False,
+) -> tuple[list[Question], list[Answer], list[Relabel]]:
+    """Instructions that the episodes did achieve, accepted and rejected ones, ordered by episode and frame.
+
+    Episodes whose original instruction was accepted as done are left alone. `self_asking` says how a new instruction is
+    judged again (phase 4).
+    """
+    if not settings.enabled:
+        return [], [], []
+    table = FrameTable(frames)
+    done = {
+        (verdict.episode_id, verdict.instruction)
+        for verdict in verdicts
+        if verdict.accepted and verdict.verdict == "yes"
+    }
+    by_episode: dict[str, list[Step]] = {}
+    for step in sorted(steps, key=lambda step: (step.episode_id, step.step)):
+        by_episode.setdefault(step.episode_id, []).append(step)
+    failed = sorted(
+        (episode for episode in episodes if (episode.episode_id, episode.instruction) not in done),
+        key=lambda episode: episode.episode_id,
+    )
+
+    ask = _Interrogation(table, critic)
+    candidates = _candidates(failed, by_episode, table)
+    places = [item for item in candidates if _names_place(item.achievement) and not item.rejected]
+    _name_held_objects(places, ask, settings.confidence)
+    _verify([item for item in candidates if not item.rejected], ask, settings.confidence)
+    _ask_openly([item for item in candidates if not item.rejected], ask, settings.confidence)
+    judged: dict[Claim, Verdict] = {}
+    if settings.verify:
+        left = [item.claim() for item in candidates if not item.rejected]
+        judged = ask.judge(left, self_asking, agree_with_direct)
+
+    relabels = []
+    achieved: dict[str, list[_Candidate]] = {}
+    for item in candidates:
+        verdict = None if item.rejected else judged.get(item.claim())
+        if verdict is not None and not (verdict.accepted and verdict.verdict == "yes"):
+            item.rejected = f"judged again by the critic's own questions: {verdict.verdict}, {verdict.reason}"
+        if verdict is not None:
+            item.confidence = min(item.confidence, verdict.confidence)
+        if not item.rejected:
+            achieved.setdefault(item.episode.episode_id, []).append(item)
+        relabels.append(
+            _relabel(
+                item.episode,
+                item.frame_index,
+                item.instruction,
+                item.confidence if item.entries else 0.0,
+                _evidence(item, verdict),
+                item.rejected or "every question about it was answered as expected",
+                critic=critic.revision,
+                accepted=not item.rejected,
+            )
+        )
+    if settings.two_step:
+        relabels += _compose(achieved, ask, settings, self_asking, agree_with_direct)
+    relabels.sort(key=lambda row: (row.episode_id, row.frame_index, row.instruction, row.relabel_id))
+    order = sorted(ask.questions)
+    return [ask.questions[key] for key in order], [ask.answers[key] for key in order], relabels
+
+
+def _compose(
+    achieved: Mapping[str, list[_Candidate]],
+    ask: _Interrogation,
+    settings: HindsightSettings,
+    self_asking: SelfAskingSettings,
+    agree_with_direct: bool,
+) -> list[Relabel]:
+    """Two-step instructions out of neighbouring achievements of an episode."""
+    pairs = [
+        (first, second)
+        for items in achieved.values()
+        for first, second in itertools.pairwise(items)
+        # Of the last frame alone it cannot be told which came first.
+        if first.instruction != second.instruction and first.before is not None
+    ]
+    claims = [
+        Claim(second.episode.episode_id, second.frame_index, f"{first.instruction} and then {second.instruction}")
+        for first, second in pairs
+    ]
+    questions = [
+        make_question(claim, "verification", first.achievement.verification.format(**first.fields), "yes")
+        for claim, (first, _) in zip(claims, pairs, strict=True)
+    ]
+    answers = ask.put(questions)
+    holds = [
+        spoken_for(question, answer, settings.confidence) == "yes"
+        for question, answer in zip(questions, answers, strict=True)
+    ]
+    judged: dict[Claim, Verdict] = {}
+    if settings.verify:
+        left = [claim for claim, still in zip(claims, holds, strict=True) if still]
+        judged = ask.judge(left, self_asking, agree_with_direct)
+    relabels = []
+    for claim, (first, second), question, answer, still in zip(claims, pairs, questions, answers, holds, strict=True):
+        verdict = judged.get(claim)
+        accepted = still and (verdict is None or (verdict.accepted and verdict.verdict == "yes"))
+        if not still:
+            reason = f"the first step no longer holds: '{question.text}' was answered '{answer.text}'"
+        elif verdict is None or accepted:
+            reason = "both steps were achieved in order and the first still holds"
+        else:
+            reason = f"judged again by the critic's own questions: {verdict.verdict}, {verdict.reason}"
+        both = _Candidate(second.episode, second.before, second.frame_index, second.achievement, second.fields)
+        both.entries = [*first.entries, *second.entries]
+        both.confidence = min(first.confidence, second.confidence)
+        both.record(question, answer, "yes" if still else "no")
+        relabels.append(
+            _relabel(
+                second.episode,
+                second.frame_index,
+                claim.instruction,
+                min(both.confidence, verdict.confidence) if verdict else both.confidence,
+                _evidence(both, verdict),
+                reason,
+                critic=ask.critic.revision,
+                accepted=accepted,
+            )
+        )
+    return relabels

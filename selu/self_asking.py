@@ -1,0 +1,445 @@
+"""Self-asking: the critic turns an instruction into questions about a frame, answers them itself and so judges it.
+
+Phases, each one batched call over all claims of a shard: (1) the critic writes its questions, each with the answer that
+speaks for "done"; (2) every question is also asked in other words; (3) yes/no questions are scored, open ones are
+generated; (4) answers become votes, votes become a verdict. A verdict is accepted only when all ways of asking agree
+with enough confidence; whatever is not accepted stays as a row with its reason. SELU (arXiv 2410.03303), section on
+self-asking; agreement between ways of asking is ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from selu.config import SelfAskingSettings
+from selu.frames import FrameTable
+from selu.judging import CHOICES, direct_verdicts
+from selu.models.base import Prompt, VisionLanguageModel
+from selu.prompting import ask_prompt, paraphrases, question_prompt, verdict_prompt
+from selu.records import Answer, Episode, Frame, Judgement, Question, Relabel, Verdict
+from selu.worlds.vocabulary import NAMES
+
+__all__ = [
+    "Claim",
+    "answer_questions",
+    "ask",
+    "contrast_claims",
+    "is_yes_no",
+    "judge_claims",
+    "make_question",
+    "meets",
+    "mentioned_objects",
+    "parse_questions",
+    "spoken_for",
+]
+
+# "fridge, drawer, coffee machine": open answers name a few objects.
+_ANSWER_TOKENS = 24
+
+_YES_NO_WORDS = frozenset({"Is", "Are", "Was", "Were", "Can", "Do", "Does", "Did", "Has", "Have"})
+_ANYTHING_BUT = "anything but "
+
+
+@dataclass(frozen=True, order=True)
+class Claim:
+    """That `instruction` is fulfilled in frame `frame_index` of an episode: what a verdict is about."""
+
+    episode_id: str
+    frame_index: int
+    instruction: str
+
+
+def digest(*parts: object) -> str:
+    """A row's id: 24 hexadecimal digits of the sha256 of the JSON of `parts`."""
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:24]
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with one spelling: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def is_yes_no(question: str) -> bool:
+    """Whether a question is answered by yes or no, judged by its first word."""
+    return question.split(" ", 1)[0] in _YES_NO_WORDS
+
+
+def meets(expected: str, answer: str) -> bool:
+    """Whether an answer says what was expected; lists of names are compared as sets.
+
+    `expected` is `yes`, `no`, a name (or several) that must be among those said, `nothing`, or `anything but <name>`.
+    """
+    said = {name.strip() for name in answer.split(",")}
+    if expected.startswith(_ANYTHING_BUT):
+        return expected.removeprefix(_ANYTHING_BUT) not in said
+    return {name.strip() for name in expected.split(",")} <= said
+
+
+def parse_questions(text: str, limit: int) -> list[tuple[str, str]]:
+    """`Question? answer; Question? answer` -> pairs of question and the answer that speaks for "done".
+
+    Raises ValueError, with a reason for a person, on anything else: a malformed item, a yes/no question that expects
+    something else (or the reverse), two expectations for one question, none or more than `limit` questions.
+    """
+    pairs: dict[str, str] = {}
+    for item in text.strip().split(";"):
+        parts = re.fullmatch(r"([A-Z][^?]*\?) ([^?]*[^?\s])", item.strip())
+        if parts is None:
+            raise ValueError(f"not a question with its answer: {item.strip()!r}")
+        question, expected = parts.groups()
+        if is_yes_no(question) != (expected in CHOICES):
+            raise ValueError(f"{question!r} cannot be answered by {expected!r}")
+        if pairs.setdefault(question, expected) != expected:
+            raise ValueError(f"{question!r} expects both {pairs[question]!r} and {expected!r}")
+    if len(pairs) > limit:
+        raise ValueError(f"{len(pairs)} questions, at most {limit} are allowed")
+    return list(pairs.items())
+
+
+def mentioned_objects(text: str) -> set[str]:
+    """Spoken names of the vocabulary in a text; of overlapping names only the longest counts."""
+    pattern = "|".join(re.escape(name) for name in sorted(NAMES.values(), key=len, reverse=True))
+    return set(re.findall(rf"\b(?:{pattern})\b", text.lower()))
+
+
+def _in_other_words(question: str, expected: str) -> list[tuple[str, str]]:
+    """The same question asked differently, each with what its answer must then be."""
+    opposite = {"yes": "no", "no": "yes"}
+    found = []
+    for paraphrase in paraphrases():
+        fields = paraphrase.match(question)
+        if fields is None:
+            continue
+        other = paraphrase.other.format(**fields)
+        if paraphrase.relation == "same":
+            found.append((other, expected))
+        elif paraphrase.relation == "opposite":
+            found.append((other, opposite[expected]))
+        else:
+            name = paraphrase.relation.format(**fields)
+            found.append((other, name if expected == "yes" else _ANYTHING_BUT + name))
+    return found
+
+
+def make_question(
+    claim: Claim, kind: Literal["direct", "verification", "open", "paraphrase"], text: str, expected: str
+) -> Question:
+    """A question row about the claim's frame, with the id that its content gives it."""
+    return Question(
+        question_id=digest(claim.episode_id, claim.frame_index, claim.instruction, kind, text, expected),
+        episode_id=claim.episode_id,
+        frame_index=claim.frame_index,
+        instruction=claim.instruction,
+        kind=kind,
+        text=text,
+        expected=expected,
+    )
+
+
+def answer_questions(questions: Sequence[Question], frames: FrameTable, critic: VisionLanguageModel) -> list[Answer]:
+    """The critic's answers, in order. Equal questions about one frame are put once.
+
+    Yes/no questions are scored over their two answers (confidence: the winner's probability); open ones are generated.
+    """
+    unique = list(dict.fromkeys((question.episode_id, question.frame_index, question.text) for question in questions))
+    prompts = {key: Prompt((frames.picture(key[0], key[1]),), question_prompt(key[2])) for key in unique}
+    closed = [key for key in unique if is_yes_no(key[2])]
+    opened = [key for key in unique if not is_yes_no(key[2])]
+    said: dict[tuple[str, int, str], tuple[str, float]] = {}
+    if closed:
+        scores = critic.score([prompts[key] for key in closed], CHOICES)
+        for key, row in zip(closed, scores, strict=True):
+            column = int(row.argmax())
+            said[key] = CHOICES[column], float(np.exp(row[column]))
+    if opened:
+        replies = critic.generate([prompts[key] for key in opened], max_new_tokens=_ANSWER_TOKENS)
+        said.update((key, (reply.text.strip(), reply.confidence)) for key, reply in zip(opened, replies, strict=True))
+    answers = []
+    for question in questions:
+        text, confidence = said[question.episode_id, question.frame_index, question.text]
+        answers.append(
+            Answer(question_id=question.question_id, text=text, confidence=confidence, critic=critic.revision)
+        )
+    return answers
+
+
+def spoken_for(question: Question, answer: Answer, confidence: float) -> Judgement:
+    """What an answer speaks for: `yes`, `no`, or `unsure` below `confidence`.
+
+    An answer that lists k names is held to the k-th root of its probability, so that a rich scene is no less sure.
+    """
+    names = answer.text.count(",") + 1
+    if answer.confidence ** (1 / names) < confidence:
+        return "unsure"
+    return "yes" if meets(question.expected, answer.text) else "no"
+
+
+def _entry(question: Question, answer: Answer, group: int, vote: Judgement) -> dict[str, Any]:
+    return {
+        "question_id": question.question_id,
+        "group": group,
+        "spoke_for": vote,
+        "answer": answer.text,
+        "confidence": round(answer.confidence, 6),
+    }
+
+
+def _verdict(
+    claim: Claim,
+    verdict: Judgement,
+    confidence: float,
+    evidence: dict[str, Any],
+    reason: str,
+    critic: str,
+    accepted: bool,
+) -> Verdict:
+    text = canonical_json(evidence | {"critic": critic})
+    return Verdict(
+        verdict_id=digest(claim.episode_id, claim.frame_index, claim.instruction, text),
+        episode_id=claim.episode_id,
+        frame_index=claim.frame_index,
+        instruction=claim.instruction,
+        verdict=verdict,
+        confidence=confidence,
+        evidence=text,
+        accepted=accepted,
+        reason=reason,
+    )
+
+
+def _judge(
+    claim: Claim, groups: Sequence[Sequence[Question]], answers: dict[str, Answer], settings: SelfAskingSettings
+) -> tuple[Judgement, float, list[dict[str, Any]], str]:
+    """Votes -> verdict, its confidence, the evidence rows and the reason; a group is a question and its paraphrases."""
+    entries: list[dict[str, Any]] = []
+    judgements: list[tuple[Judgement, float]] = []
+    for number, group in enumerate(groups):
+        votes = [spoken_for(question, answers[question.question_id], settings.confidence) for question in group]
+        sure = [answers[question.question_id].confidence for question in group]
+        entries += [
+            _entry(question, answers[question.question_id], number, vote)
+            for question, vote in zip(group, votes, strict=True)
+        ]
+        together: Judgement = "unsure"
+        for side in ("no", "yes"):
+            if votes.count(side) >= settings.agreement * len(votes):
+                together = "yes" if side == "yes" else "no"
+                break
+        voters = [value for value, vote in zip(sure, votes, strict=True) if vote == together] or sure
+        judgements.append((together, float(np.mean(voters))))
+    against = [(index, confidence) for index, (side, confidence) in enumerate(judgements) if side == "no"]
+    if against:
+        index, confidence = max(against, key=lambda pair: pair[1])
+        first = groups[index][0]
+        answer = answers[first.question_id].text
+        return "no", confidence, entries, f"'{first.text}' was answered '{answer}', expected '{first.expected}'"
+    doubtful = [index for index, (side, _) in enumerate(judgements) if side == "unsure"]
+    lowest = min(confidence for _, confidence in judgements)
+    if doubtful:
+        text = groups[doubtful[0]][0].text
+        sides = {entry["spoke_for"] for entry in entries if entry["group"] == doubtful[0]}
+        why = "ways of asking disagree" if {"yes", "no"} <= sides else "answers are not confident enough"
+        return "unsure", lowest, entries, f"{why} about '{text}'"
+    return "yes", lowest, entries, f"all {len(groups)} questions were answered as expected"
+
+
+def _judge_directly(
+    claims: Sequence[Claim], frames: FrameTable, critic: VisionLanguageModel, settings: SelfAskingSettings
+) -> tuple[list[Question], list[Answer], list[Verdict]]:
+    """Verdicts without self-asking (the ablation): accepted from `settings.confidence` on, `unsure` below."""
+    judged = direct_verdicts(
+        [((frames.picture(claim.episode_id, claim.frame_index),), claim.instruction) for claim in claims], critic
+    )
+    questions, answers, verdicts = [], [], []
+    for claim, (side, confidence) in zip(claims, judged, strict=True):
+        question = make_question(claim, "direct", verdict_prompt(claim.instruction), "yes")
+        answer = Answer(question_id=question.question_id, text=side, confidence=confidence, critic=critic.revision)
+        sure = confidence >= settings.confidence
+        verdicts.append(
+            _verdict(
+                claim,
+                side if sure else "unsure",
+                confidence,
+                {"by": "direct", "questions": [_entry(question, answer, 0, side if sure else "unsure")]},
+                f"asked directly, answered '{side}' with confidence {confidence:.2f}",
+                critic.revision,
+                accepted=sure,
+            )
+        )
+        questions.append(question)
+        answers.append(answer)
+    return questions, answers, verdicts
+
+
+def judge_claims(
+    claims: Sequence[Claim],
+    frames: FrameTable,
+    critic: VisionLanguageModel,
+    settings: SelfAskingSettings,
+    *,
+    agree_with_direct: bool = False,
+) -> tuple[list[Question], list[Answer], list[Verdict]]:
+    """One verdict a claim, in order of the (distinct, sorted) claims, with all questions and answers behind them.
+
+    With `agree_with_direct` the critic's direct verdict must be the same for a label to be accepted: worth asking of a
+    critic that was fine-tuned on verdicts, never of one that was not.
+    """
+    claims = sorted(set(claims))
+    if not claims:
+        return [], [], []
+    if not settings.enabled:
+        return _judge_directly(claims, frames, critic, settings)
+
+    # Questions depend on the instruction; one list for each episode keeps episodes independent of their shard.
+    asked = list(dict.fromkeys((claim.episode_id, claim.instruction) for claim in claims))
+    looked_at = {(claim.episode_id, claim.instruction): claim.frame_index for claim in claims}
+    replies = critic.generate(
+        [Prompt((frames.picture(episode, looked_at[episode, text]),), ask_prompt(text)) for episode, text in asked],
+        max_new_tokens=settings.max_new_tokens,
+    )
+    lists = dict(zip(asked, replies, strict=True))
+
+    groups: dict[Claim, list[list[Question]]] = {}
+    unreadable: dict[Claim, str] = {}
+    for claim in claims:
+        try:
+            pairs = parse_questions(lists[claim.episode_id, claim.instruction].text, settings.max_questions)
+        except ValueError as error:
+            unreadable[claim] = f"the critic's own questions cannot be read: {error}"
+            continue
+        spoken = " ".join(f"{question} {expected}" for question, expected in pairs)
+        missing = mentioned_objects(claim.instruction) - mentioned_objects(spoken)
+        if missing:
+            unreadable[claim] = f"the critic's own questions do not ask about: {', '.join(sorted(missing))}"
+            continue
+        groups[claim] = []
+        for text, expected in pairs:
+            group = [make_question(claim, "verification" if is_yes_no(text) else "open", text, expected)]
+            if settings.paraphrases:
+                group += [make_question(claim, "paraphrase", *other) for other in _in_other_words(text, expected)]
+            groups[claim].append(group)
+
+    questions = list(
+        {question.question_id: question for parts in groups.values() for group in parts for question in group}.values()
+    )
+    answers = answer_questions(questions, frames, critic)
+    by_id = {answer.question_id: answer for answer in answers}
+
+    verdicts = []
+    for claim in claims:
+        reply = lists[claim.episode_id, claim.instruction]
+        evidence: dict[str, Any] = {
+            "by": "self-asking",
+            "asked": {"text": reply.text, "confidence": round(reply.confidence, 6)},
+        }
+        if claim in unreadable:
+            evidence["questions"] = []
+            verdicts.append(
+                _verdict(claim, "unsure", 0.0, evidence, unreadable[claim], critic.revision, accepted=False)
+            )
+            continue
+        side, confidence, entries, reason = _judge(claim, groups[claim], by_id, settings)
+        evidence["questions"] = entries
+        verdicts.append(_verdict(claim, side, confidence, evidence, reason, critic.revision, accepted=side != "unsure"))
+    if agree_with_direct:
+        more_questions, more_answers, verdicts = _confirm_directly(claims, verdicts, frames, critic)
+        questions, answers = questions + more_questions, answers + more_answers
+    return questions, answers, verdicts
+
+
+def _confirm_directly(
+    claims: Sequence[Claim], verdicts: Sequence[Verdict], frames: FrameTable, critic: VisionLanguageModel
+) -> tuple[list[Question], list[Answer], list[Verdict]]:
+    """Takes acceptance away from verdicts that the direct verdict contradicts; adds it to the evidence of all."""
+    judged = direct_verdicts(
+        [((frames.picture(claim.episode_id, claim.frame_index),), claim.instruction) for claim in claims], critic
+    )
+    questions, answers, confirmed = [], [], []
+    for claim, verdict, (side, confidence) in zip(claims, verdicts, judged, strict=True):
+        question = make_question(claim, "direct", verdict_prompt(claim.instruction), "yes")
+        answer = Answer(question_id=question.question_id, text=side, confidence=confidence, critic=critic.revision)
+        evidence = json.loads(verdict.evidence)
+        evidence["questions"].append(_entry(question, answer, -1, side))
+        contradicted = verdict.accepted and side != verdict.verdict
+        confirmed.append(
+            _verdict(
+                claim,
+                verdict.verdict,
+                verdict.confidence,
+                evidence,
+                f"the direct verdict is '{side}' against: {verdict.reason}" if contradicted else verdict.reason,
+                critic.revision,
+                accepted=verdict.accepted and not contradicted,
+            )
+        )
+        questions.append(question)
+        answers.append(answer)
+    return questions, answers, confirmed
+
+
+def contrast_claims(
+    episodes: Sequence[Episode],
+    frames: Iterable[Frame],
+    verdicts: Iterable[Verdict],
+    relabels: Iterable[Relabel],
+    *,
+    per_episode: int,
+    seed: int,
+) -> list[Claim]:
+    """Further claims worth judging, so that each instruction gets labels of both kinds; at most `per_episode` each.
+
+    Half of them put an episode's own instructions (told or achieved) to its other frames, half put instructions that
+    *other* episodes achieved to this one's frames. Only instructions that were achieved somewhere are spread: one that
+    never was would bring nothing but `no`. Deterministic in the rows and `seed`.
+    """
+    verdicts, relabels = list(verdicts), list(relabels)
+    judged = {Claim(verdict.episode_id, verdict.frame_index, verdict.instruction) for verdict in verdicts}
+    judged |= {Claim(row.episode_id, row.frame_index, row.instruction) for row in relabels}
+    achieved: dict[str, set[str]] = {}
+    for verdict in verdicts:
+        if verdict.accepted and verdict.verdict == "yes":
+            achieved.setdefault(verdict.instruction, set()).add(verdict.episode_id)
+    for row in relabels:
+        if row.accepted:
+            achieved.setdefault(row.instruction, set()).add(row.episode_id)
+
+    indices = FrameTable(frames).by_episode()
+    chosen: list[Claim] = []
+    for episode in episodes:
+        near: list[Claim] = []
+        far: list[Claim] = []
+        for index in indices.get(episode.episode_id, ()):
+            for instruction, owners in achieved.items():
+                own = episode.episode_id in owners or instruction == episode.instruction
+                claim = Claim(episode.episode_id, index, instruction)
+                if claim not in judged:
+                    (near if own else far).append(claim)
+        for claims, share in ((near, per_episode - per_episode // 2), (far, per_episode // 2)):
+            claims.sort(key=lambda claim: digest(seed, claim.episode_id, claim.frame_index, claim.instruction))
+            chosen += claims[:share]
+    return sorted(chosen)
+
+
+def ask(
+    episodes: Sequence[Episode],
+    frames: Iterable[Frame],
+    critic: VisionLanguageModel,
+    settings: SelfAskingSettings,
+    *,
+    claims: Sequence[Claim] | None = None,
+    agree_with_direct: bool = False,
+) -> tuple[list[Question], list[Answer], list[Verdict]]:
+    """Judges each episode under its own instruction at its last frame, or the given `claims` instead.
+
+    Raises ArtifactError when a frame that a claim is about was not extracted.
+    """
+    if claims is None:
+        claims = [Claim(episode.episode_id, episode.length, episode.instruction) for episode in episodes]
+    return judge_claims(claims, FrameTable(frames), critic, settings, agree_with_direct=agree_with_direct)

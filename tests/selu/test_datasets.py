@@ -1,0 +1,285 @@
+"""Training rows: what may enter, what must not, and that the instruction alone does not give the label away."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from selu.config import DatasetSettings, HindsightSettings, SelfAskingSettings
+from selu.datasets import (
+    FEATURES,
+    DatasetCard,
+    actor_rows,
+    critic_rows,
+    lineage,
+    save_dataset_version,
+    validate_rows,
+)
+from selu.errors import ArtifactError
+from selu.frames import encode_picture
+from selu.hindsight import relabel
+from selu.prompting import act_prompt, ask_prompt, verdict_prompt
+from selu.records import Answer, Episode, Frame, Question, Relabel, Step, Verdict
+from selu.self_asking import Claim, ask
+from tests.scripted_model import Script, ScriptedModel, make_episode, picture
+
+NO_REPLAY = DatasetSettings(replay=0.0)
+Rows = tuple[list[Episode], list[Step], list[Frame], list[Question], list[Answer], list[Verdict], list[Relabel]]
+
+
+def _turns(dataset: datasets.Dataset) -> list[tuple[str, str]]:
+    return [
+        (prompt[0]["content"], completion[0]["content"])
+        for prompt, completion in zip(dataset["prompt"], dataset["completion"], strict=True)
+    ]
+
+
+def _judged(
+    cases: list[tuple[Episode, list[Step], list[Frame]]], script: Script, claims: list[Claim] | None = None
+) -> Rows:
+    """Everything that self-asking and hindsight make of `cases`."""
+    episodes = [episode for episode, _, _ in cases]
+    steps = [step for _, some, _ in cases for step in some]
+    frames = [frame for _, _, some in cases for frame in some]
+    model = ScriptedModel(script)
+    questions, answers, verdicts = ask(episodes, frames, model, SelfAskingSettings(), claims=claims)
+    found = relabel(episodes, steps, frames, verdicts, model, HindsightSettings(), SelfAskingSettings())
+    return episodes, steps, frames, questions + found[0], answers + found[1], verdicts, found[2]
+
+
+def _fridge(level: int, state: str) -> dict[tuple[int | None, str], str | tuple[str, float]]:
+    return {
+        (level, "Is the fridge open?"): "yes" if state == "open" else "no",
+        (level, "Is the fridge closed?"): "no" if state == "open" else "yes",
+        (level, "What is open?"): "fridge" if state == "open" else "nothing",
+    }
+
+
+OPENED = make_episode("a", "open the fridge", ["MoveAhead", "Open(Fridge)", "Done"], [10, 11, 20, 20])
+MISSED = make_episode("b", "open the fridge", ["MoveAhead", "RotateLeft"], [12, 13, 14], scene="FloorPlan22")
+# Told to close the box (about which the critic cannot read its own questions), opened the fridge instead.
+OTHER = make_episode("c", "close the box", ["Open(Fridge)", "MoveAhead"], [15, 21, 22])
+SCRIPT: Script = {
+    (None, ask_prompt("open the fridge")): "Is the fridge open? yes",
+    (None, ask_prompt("close the box")): "garbled",
+    **{key: value for level in (10, 11, 12, 13, 14, 15) for key, value in _fridge(level, "closed").items()},
+    **{key: value for level in (20, 21, 22) for key, value in _fridge(level, "open").items()},
+}
+
+
+def _critic(rows: Rows, settings: DatasetSettings = NO_REPLAY, **more: Any) -> datasets.Dataset:
+    episodes, _, frames, questions, answers, verdicts, relabels = rows
+    return critic_rows(episodes, frames, questions, answers, verdicts, relabels, settings, seed=0, **more)
+
+
+def _actor(rows: Rows, settings: DatasetSettings = NO_REPLAY, **more: Any) -> datasets.Dataset:
+    episodes, steps, frames, _, _, verdicts, relabels = rows
+    return actor_rows(episodes, steps, frames, verdicts, relabels, settings, seed=0, **more)
+
+
+def test_critic_learns_from_verdicts_relabels_and_the_frame_before() -> None:
+    dataset = _critic(_judged([OPENED, MISSED, OTHER], SCRIPT))
+    rows = {(row.source, row.episode_id, row.frame_indices, row.completion) for row in lineage(dataset)}
+    assert {("verdict", "a", (3,), "yes"), ("relabel", "c", (1,), "yes")} <= rows
+    assert {("verdict", "b", (2,), "no"), ("before_relabel", "c", (0,), "no")} <= rows
+    # Nothing about an instruction whose verdict was not accepted.
+    assert not any("box" in row.prompt for row in lineage(dataset))
+
+
+def test_each_instruction_has_as_many_yes_as_no_rows() -> None:
+    cases = [OPENED, OTHER] + [
+        make_episode(f"m{number:02}", "open the fridge", ["MoveAhead"], [12, 100 + number]) for number in range(30)
+    ]
+    never = [make_episode(f"n{number}", "open the drawer", ["MoveAhead"], [12, 200 + number]) for number in range(5)]
+    script: Script = {
+        **SCRIPT,
+        **{key: value for level in range(100, 130) for key, value in _fridge(level, "closed").items()},
+        (None, ask_prompt("open the drawer")): "Is the drawer open? yes",
+        **{
+            (level, text): answer
+            for level in range(200, 205)
+            for text, answer in (
+                ("Is the drawer open?", "no"),
+                ("Is the drawer closed?", "yes"),
+                ("What is open?", "nothing"),
+            )
+        },
+    }
+    rows = _judged([*cases, *never], script)
+    counts = Counter(turn for turn in _turns(_critic(rows)) if turn[0].endswith("Was it done?"))
+    fridge = verdict_prompt("open the fridge")
+    assert counts == {(fridge, "yes"): 2, (fridge, "no"): 2}
+    # Hard negatives are the ones that are kept.
+    assert any(row.source == "before_relabel" for row in lineage(_critic(rows)))
+    doubled = _critic(rows, DatasetSettings(replay=0.0, negatives_per_positive=2.0))
+    assert Counter(_turns(doubled))[fridge, "no"] == 4
+    alone = _critic(rows, DatasetSettings(replay=0.0, negatives_per_positive=0.0))
+    assert Counter(_turns(alone))[fridge, "no"] == 0
+    # The critic's own yes/no questions, too, must not be answered by their text.
+    for text in ("Is the fridge open?", "Is the fridge closed?"):
+        assert Counter(_turns(_critic(rows)))[text, "yes"] == Counter(_turns(_critic(rows)))[text, "no"]
+
+
+def test_another_episodes_instruction_that_was_contradicted_is_a_no() -> None:
+    claims = [Claim("a", 3, "open the fridge"), Claim("c", 0, "open the fridge")]
+    dataset = _critic(_judged([OPENED, OTHER], SCRIPT, claims))
+    assert (verdict_prompt("open the fridge"), "no") in _turns(dataset)
+
+
+def test_one_sight_with_two_labels_is_left_out() -> None:
+    rows = _judged([OPENED, MISSED], SCRIPT)
+    verdicts = rows[5]
+    contrary = verdicts[0].model_copy(update={"verdict": "no", "verdict_id": "other"})
+    dataset = _critic((*rows[:5], [*verdicts, contrary], rows[6]))
+    assert len(dataset) == 0
+
+
+def test_rows_do_not_depend_on_the_order_of_shards_but_on_the_seed() -> None:
+    forward = _judged([OPENED, MISSED, OTHER], SCRIPT)
+    backward = _judged([OTHER, MISSED, OPENED], SCRIPT)
+    assert lineage(_critic(forward)) == lineage(_critic(backward))
+    assert lineage(_actor(forward)) == lineage(_actor(backward))
+    episodes, _, frames, questions, answers, verdicts, relabels = forward
+    other = critic_rows(episodes, frames, questions, answers, verdicts, relabels, NO_REPLAY, seed=1)
+    assert lineage(other) != lineage(_critic(forward))
+
+
+def _rehearsal(count: int) -> datasets.Dataset:
+    image = {"bytes": encode_picture(picture(250)), "path": None}
+    columns = {
+        "prompt": [[{"role": "user", "content": f"What is open? {number}"}] for number in range(count)],
+        "completion": [[{"role": "assistant", "content": "nothing"}]] * count,
+        "images": [[image]] * count,
+    }
+    features = datasets.Features({name: FEATURES[name] for name in columns})
+    return datasets.Dataset.from_dict(columns, features=features)
+
+
+def test_rehearsal_is_the_asked_share_and_never_carried_over() -> None:
+    rows = _judged([OPENED, MISSED, OTHER], SCRIPT)
+    own = len(_critic(rows))
+    mixed = _critic(rows, DatasetSettings(replay=0.5), replay=_rehearsal(100))
+    assert Counter(mixed["source"])["rehearsal"] == own == len(mixed) - own
+    assert len(set(_turns(mixed))) >= own  # drawn without repetition
+    only = _critic(rows, DatasetSettings(replay=1.0, max_rows=7), replay=_rehearsal(100))
+    assert set(only["source"]) == {"rehearsal"}
+    assert len(only) == 7
+    later = _critic(_judged([OTHER], SCRIPT), DatasetSettings(replay=0.0), previous=mixed)
+    assert "rehearsal" not in later["source"]
+    assert {"a", "b", "c"} <= set(later["episode_id"])
+    fresh = _critic(_judged([OTHER], SCRIPT), DatasetSettings(replay=0.0, reuse_previous_rounds=False), previous=mixed)
+    assert set(fresh["episode_id"]) == {"c"}
+
+
+def test_max_rows_is_kept_with_rehearsal_and_without_splitting_pairs() -> None:
+    rows = _judged([OPENED, MISSED, OTHER], SCRIPT)
+    dataset = _critic(rows, DatasetSettings(replay=0.5, max_rows=5), replay=_rehearsal(100))
+    assert len(dataset) <= 5
+    counts = Counter(turn[1] for turn in _turns(dataset) if turn[0].endswith("Was it done?"))
+    assert counts["yes"] == counts["no"] == 1
+
+
+def test_actor_learns_whole_successes_and_cut_relabels_ending_in_done() -> None:
+    dataset = _actor(_judged([OPENED, MISSED, OTHER], SCRIPT))
+    prompt = act_prompt("open the fridge")
+    rows = sorted((row.episode_id, row.frame_indices[0], row.prompt, row.completion) for row in lineage(dataset))
+    assert rows == [
+        ("a", 0, prompt, "MoveAhead"),
+        ("a", 1, prompt, "Open(Fridge)"),
+        ("a", 2, prompt, "Done"),
+        ("c", 0, prompt, "Open(Fridge)"),
+        ("c", 1, prompt, "Done"),
+    ]
+    assert {row.relabel_id != "" for row in lineage(dataset) if row.episode_id == "c"} == {True}
+
+
+def test_actor_gets_no_malformed_action_and_no_step_that_changed_nothing() -> None:
+    case = make_episode(
+        "a",
+        "open the fridge",
+        ["MoveAhead", "open it", "Open(Microwave)", "Open(Fridge)"],
+        [10, 11, 11, 11, 20],
+        malformed=[1],
+    )
+    dataset = _actor(_judged([case], SCRIPT))
+    rows = sorted((row.frame_indices[0], row.completion) for row in lineage(dataset))
+    # It ran into the step limit with the goal reached: it is taught to stop there.
+    assert rows == [(0, "MoveAhead"), (3, "Open(Fridge)"), (4, "Done")]
+
+
+def test_actor_history_is_what_it_had_done_before() -> None:
+    prompts = {row.frame_indices[0]: row.prompt for row in lineage(_actor(_judged([OPENED], SCRIPT), history=1))}
+    assert prompts[0] == act_prompt("open the fridge")
+    assert prompts[2] == act_prompt("open the fridge", ["Open(Fridge)"])
+
+
+def test_a_verdict_about_another_instruction_teaches_the_actor_nothing() -> None:
+    rows = _judged([OTHER], SCRIPT, [Claim("c", 2, "open the fridge")])
+    accepted = [verdict for verdict in rows[5] if verdict.accepted]
+    assert [verdict.verdict for verdict in accepted] == ["yes"]
+    assert len(_actor((*rows[:6], []))) == 0
+
+
+CARD = DatasetCard(
+    name="selu/thor/round1",
+    pretty_name="SELU round 1",
+    description="Made by the critic.",
+    round=1,
+    parents={"episodes": "abc"},
+    recipe={"dataset": {"replay": 0.5}},
+    revisions={"critic": "scripted"},
+)
+
+
+def test_a_saved_version_loads_as_a_hub_dataset_and_repeats_byte_by_byte(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        rows = _judged([OPENED, MISSED, OTHER], SCRIPT)
+        critic = _critic(rows, DatasetSettings(replay=0.5), replay=_rehearsal(100))
+        save_dataset_version(tmp_path / name, {"critic": critic, "actor": _actor(rows)}, CARD)
+    files = sorted(path.relative_to(tmp_path / "first") for path in (tmp_path / "first").rglob("*") if path.is_file())
+    assert [str(path) for path in files] == [
+        "README.md",
+        "data/actor-train.parquet",
+        "data/critic-train.parquet",
+        "lineage.json",
+    ]
+    for path in files:
+        assert (tmp_path / "first" / path).read_bytes() == (tmp_path / "second" / path).read_bytes()
+
+    loaded = datasets.load_dataset(str(tmp_path / "first"), "critic", split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded.features == FEATURES
+    assert loaded[0]["images"][0].size == (8, 8)
+    assert _turns(loaded) == _turns(critic)
+    card = (tmp_path / "first" / "README.md").read_text()
+    for part in ("machine-generated", "config_name: critic", "`abc`", "| verdict | yes |", '"replay": 0.5'):
+        assert part in card
+    assert json.loads((tmp_path / "first" / "lineage.json").read_text())["rows"] == {
+        "critic": len(critic),
+        "actor": 5,
+    }
+
+
+def test_rows_that_would_train_blind_are_refused(tmp_path: Path) -> None:
+    good = _rehearsal(1)[:]
+    columns = {name: [good[name][0]] * 4 for name in ("prompt", "completion")}
+    columns["images"] = [
+        [{"bytes": b"no png", "path": None}],
+        [],
+        [{"bytes": None, "path": "a.png"}],
+        good["images"][0],
+    ]
+    columns["prompt"] = [*columns["prompt"][:3], [{"role": "user", "content": "<image> What is open?"}]]
+    features = datasets.Features({name: FEATURES[name] for name in columns})
+    broken = datasets.Dataset.from_dict(columns, features=features)
+    with pytest.raises(ArtifactError, match="4 faults in 4 rows") as caught:
+        validate_rows(broken, "critic")
+    for part in ("row 0: a frame", "row 1: must embed", "row 2: must embed", "row 3: prompt holds a literal <image>"):
+        assert part in str(caught.value)
+    with pytest.raises(ArtifactError):
+        save_dataset_version(tmp_path / "version", {"critic": broken}, CARD)
+    assert not (tmp_path / "version").exists()

@@ -1,0 +1,167 @@
+"""A verdict needs agreement; whatever does not agree stays, unaccepted, with its reason."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from selu.config import SelfAskingSettings
+from selu.errors import ArtifactError
+from selu.prompting import ask_prompt, verdict_prompt
+from selu.records import Relabel, Verdict
+from selu.self_asking import Claim, ask, contrast_claims, meets, parse_questions
+from tests.scripted_model import Script, ScriptedModel, make_episode
+
+INSTRUCTION = "open the fridge"
+EPISODE, STEPS, FRAMES = make_episode("e", INSTRUCTION, ["Open(Fridge)", "Done"], [10, 20, 20])
+ASKED: Script = {(None, ask_prompt(INSTRUCTION)): "Is the fridge open? yes"}
+OPEN: Script = {
+    (20, "Is the fridge open?"): "yes",
+    (20, "Is the fridge closed?"): "no",
+    (20, "What is open?"): "fridge, drawer",
+}
+
+
+def _ask(script: Script, **settings: object) -> tuple[ScriptedModel, Verdict]:
+    model = ScriptedModel(script)
+    _, _, verdicts = ask([EPISODE], FRAMES, model, SelfAskingSettings.model_validate(settings))
+    assert len(verdicts) == 1
+    return model, verdicts[0]
+
+
+def test_agreement_of_all_ways_of_asking_is_a_yes_with_its_evidence() -> None:
+    model = ScriptedModel({**ASKED, **OPEN})
+    questions, answers, (verdict,) = ask([EPISODE], FRAMES, model, SelfAskingSettings())
+    assert (verdict.verdict, verdict.accepted, verdict.frame_index) == ("yes", True, 2)
+    assert [question.kind for question in questions] == ["verification", "paraphrase", "paraphrase"]
+    evidence = json.loads(verdict.evidence)
+    assert {entry["question_id"] for entry in evidence["questions"]} == {row.question_id for row in questions}
+    assert {entry["spoke_for"] for entry in evidence["questions"]} == {"yes"}
+    assert {answer.critic for answer in answers} == {"scripted"}
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "reason"),
+    [
+        ({(20, "Is the fridge closed?"): "yes"}, "unsure", "disagree"),
+        ({(20, "What is open?"): "nothing"}, "unsure", "disagree"),
+        ({(20, "Is the fridge open?"): ("yes", 0.55)}, "unsure", "not confident enough"),
+        (
+            {
+                (20, "Is the fridge open?"): "no",
+                (20, "Is the fridge closed?"): "yes",
+                (20, "What is open?"): "drawer",
+            },
+            "no",
+            "was answered 'no', expected 'yes'",
+        ),
+    ],
+)
+def test_disagreement_or_doubt_is_never_a_yes(change: Script, verdict: str, reason: str) -> None:
+    _, judged = _ask({**ASKED, **OPEN, **change})
+    assert judged.verdict == verdict
+    assert judged.accepted == (verdict == "no")
+    assert reason in judged.reason
+
+
+def test_a_lower_agreement_lets_a_majority_decide() -> None:
+    script = {**ASKED, **OPEN, (20, "What is open?"): ("fridge", 0.2)}
+    assert _ask(script)[1].verdict == "unsure"
+    assert _ask(script, agreement=0.6)[1].verdict == "yes"
+
+
+def test_a_hallucinated_list_of_questions_is_unsure_and_not_asked_further() -> None:
+    for text in ("the fridge", "Is the fridge open? maybe", "What is open? yes", "Is it? yes; Is it? no", ""):
+        model, judged = _ask({(None, ask_prompt(INSTRUCTION)): text})
+        assert (judged.verdict, judged.accepted) == ("unsure", False)
+        assert "cannot be read" in judged.reason
+        assert len(model.calls) == 1
+
+
+def test_questions_about_something_else_do_not_count() -> None:
+    _, judged = _ask({(None, ask_prompt(INSTRUCTION)): "Is the drawer open? yes"})
+    assert (judged.verdict, judged.reason) == ("unsure", "the critic's own questions do not ask about: fridge")
+
+
+def test_one_contrary_answer_is_enough_for_no() -> None:
+    script = {
+        (None, ask_prompt(INSTRUCTION)): "Is the fridge open? yes; Are you holding the mug? no",
+        **OPEN,
+        (20, "Are you holding the mug?"): "yes",
+    }
+    assert _ask(script, paraphrases=False)[1].verdict == "no"
+
+
+def test_without_self_asking_the_direct_verdict_stands() -> None:
+    script: Script = {(20, verdict_prompt(INSTRUCTION)): ("yes", 0.9)}
+    model, judged = _ask(script, enabled=False)
+    assert (judged.verdict, judged.accepted, round(judged.confidence, 6)) == ("yes", True, 0.9)
+    assert model.calls == [[(20, verdict_prompt(INSTRUCTION))]]
+    assert not _ask({(20, verdict_prompt(INSTRUCTION)): ("yes", 0.6)}, enabled=False)[1].accepted
+
+
+def test_a_contradicting_direct_verdict_takes_acceptance_away() -> None:
+    model = ScriptedModel({**ASKED, **OPEN, (20, verdict_prompt(INSTRUCTION)): "no"})
+    _, _, (verdict,) = ask([EPISODE], FRAMES, model, SelfAskingSettings(), agree_with_direct=True)
+    assert (verdict.verdict, verdict.accepted) == ("yes", False)
+    assert "direct verdict is 'no'" in verdict.reason
+
+
+def test_a_shard_takes_three_calls_and_puts_equal_questions_once() -> None:
+    episodes, frames = [], []
+    for number in range(20):
+        episode, _, shots = make_episode(f"e{number:02}", INSTRUCTION, ["Open(Fridge)"], [10, 20])
+        episodes.append(episode)
+        frames += shots
+    model = ScriptedModel({**ASKED, **OPEN})
+    claims = [Claim(episode.episode_id, 1, INSTRUCTION) for episode in episodes] * 2
+    _, _, verdicts = ask(episodes, frames, model, SelfAskingSettings(), claims=claims)
+    assert len(verdicts) == 20
+    assert [len(call) for call in model.calls] == [20, 40, 20]
+
+
+def test_a_verdict_does_not_depend_on_what_else_is_in_the_shard() -> None:
+    other, _, frames = make_episode("a", INSTRUCTION, ["Open(Fridge)"], [20, 20])
+    model = ScriptedModel({**ASKED, **OPEN})
+    alone = ask([EPISODE], FRAMES, model, SelfAskingSettings())[2]
+    together = ask([other, EPISODE], [*frames, *FRAMES], model, SelfAskingSettings())[2]
+    assert alone[0] in together
+
+
+def test_a_missing_frame_is_said() -> None:
+    with pytest.raises(ArtifactError, match="frame 2 of episode e was not extracted"):
+        ask([EPISODE], FRAMES[:1], ScriptedModel(ASKED), SelfAskingSettings())
+
+
+def test_parsing_is_strict() -> None:
+    assert parse_questions("Is the mug in view? yes; What is open? fridge, drawer", 4) == [
+        ("Is the mug in view?", "yes"),
+        ("What is open?", "fridge, drawer"),
+    ]
+    with pytest.raises(ValueError, match="at most 1"):
+        parse_questions("Is the mug in view? yes; What is open? fridge", 1)
+
+
+def test_answers_meet_expectations_as_sets_of_names() -> None:
+    assert meets("fridge", "drawer, fridge")
+    assert not meets("lamp", "desk lamp")
+    assert meets("anything but fridge", "drawer")
+    assert not meets("anything but fridge", "fridge, drawer")
+    assert meets("nothing", "nothing")
+    assert not meets("nothing", "mug")
+
+
+def test_contrast_claims_spread_only_what_was_achieved() -> None:
+    other, _, frames = make_episode("f", "pick up the mug", ["PickUp(Mug)", "Done"], [30, 40, 40])
+    never, _, more = make_episode("g", "slice the apple", ["MoveAhead"], [50, 60])
+    verdicts = ask([EPISODE], FRAMES, ScriptedModel({**ASKED, **OPEN}), SelfAskingSettings())[2]
+    episodes, shots = [EPISODE, other, never], [*FRAMES, *frames, *more]
+    no_relabels: list[Relabel] = []
+    claims = contrast_claims(episodes, shots, verdicts, no_relabels, per_episode=4, seed=0)
+    assert {claim.instruction for claim in claims} == {INSTRUCTION}
+    assert {claim.episode_id for claim in claims} == {"e", "f", "g"}
+    # What is judged already is not asked for again, and no episode gets more than its share.
+    assert Claim("e", 2, INSTRUCTION) not in claims
+    assert max(sum(claim.episode_id == name for claim in claims) for name in "efg") <= 4
+    assert claims == contrast_claims(episodes[::-1], shots[::-1], verdicts, no_relabels, per_episode=4, seed=0)
