@@ -306,7 +306,8 @@ def critic_rows(
 
     Verdict rows (`yes` and `no`, balanced for each instruction), then agreed question rows (at most as many), then
     `previous` rows while there is room, then `replay` rows at the share `settings.replay`. Verdicts under any
-    instruction count, not only an episode's own. `replay` and `previous` need the columns prompt, completion and images.
+    instruction count, not only an episode's own. `replay` and `previous` need the columns prompt, completion and
+    images.
     """
     known, table = {episode.episode_id: episode for episode in episodes}, FrameTable(frames)
     asked = {question.question_id: question for question in questions}
@@ -339,8 +340,8 @@ def actor_rows(
     """The actor's training rows: (instruction, frame t) -> action t, as :data:`FEATURES` says, in seeded order.
 
     From episodes accepted as done under their own instruction, whole, and from accepted relabels, cut at the frame
-    where the new instruction was achieved; both end with `Done`. Malformed actions and steps that changed nothing in the
-    picture are left out. `history` is the number of own actions that the prompt carries. Needs every frame of the
+    where the new instruction was achieved; both end with `Done`. Malformed actions and steps that changed nothing in
+    the picture are left out. `history` is the number of own actions that the prompt carries. Needs every frame of the
     accepted trajectories.
     """
     known, table = {episode.episode_id: episode for episode in episodes}, FrameTable(frames)
@@ -469,7 +470,8 @@ def validate_rows(dataset: datasets.Dataset, name: str) -> None:
     """Refuses rows that a trainer would choke on or silently train without pictures.
 
     Raises ArtifactError that gathers all faults: a turn missing or empty, no picture, one that is not embedded or
-    cannot be decoded (one in a hundred is tried), or a literal image token in a text, which trainers take for a placeholder.
+    cannot be decoded (one in a hundred is tried), or a literal image token in a text, which trainers take for a
+    placeholder.
     """
     faults = []
     undecoded = dataset.cast_column("images", datasets.List(datasets.Image(decode=False)))

@@ -116,6 +116,9 @@ def finetune(
             processing_class=processor,
             callbacks=callbacks,
         )
+        collate = trainer.data_collator
+        # Copied for aligned memory, as in `load_weights`: the processor's arrays are numpy's.
+        trainer.data_collator = lambda examples: {key: value.clone() for key, value in collate(examples).items()}
         # It prints every log line; progress is told through `progress`.
         trainer.remove_callback(PrinterCallback)
         trainer.train()
@@ -221,7 +224,8 @@ def _save(model: Any, out: Path, *, label: str, revision: str) -> None:
     config.inference_mode = True
     config.save_pretrained(out)
     weights = {
-        key: value.detach().cpu().contiguous() for key, value in sorted(get_peft_model_state_dict(model, save_embedding_layers=False).items())
+        key: value.detach().cpu().contiguous()
+        for key, value in sorted(get_peft_model_state_dict(model, save_embedding_layers=False).items())
     }
     # One key only: safetensors writes several in an order that changes from process to process.
     save_file(weights, out / ADAPTER_WEIGHTS, metadata={"format": "pt"})

@@ -217,8 +217,11 @@ def load_weights(source: ModelSource, dtype: str, device: torch.device) -> Any:
             f"The weights of the model {source.label!r} lack {len(missing)} tensors that its configuration asks for, "
             f"such as {missing[0]}; it is incomplete or of another architecture."
         )
-    # Weights lie in the mapped file as they came; products round differently with the alignment of memory, which torch's
-    # own allocator keeps the same.
+    # torch.matmul takes another path, which rounds differently, where a weight wants a gradient; PEFT switches that off for
+    # all weights as soon as an adapter is put in, so it is off from the start.
+    model.requires_grad_(False)
+    # Weights lie in the mapped file as they came. MKL promises equal results from run to run only for aligned memory,
+    # which torch's own allocator gives.
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
     return model.to(device).eval()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Image, List
+from numpy.typing import NDArray
 from PIL import Image as Pillow
 from safetensors.torch import load_file
 
@@ -20,25 +21,26 @@ from selu.store import read_table
 from tests.tiny_model import make_tiny_model
 
 ANSWERS = {"Is the mug open?": "no", "What are you holding?": "mug, fridge", "Is the fridge on?": "yes"}
-SETTINGS = FinetuningSettings(rank=8, alpha=16, epochs=6, batch_size=6, learning_rate=0.02, threads=1)
+SETTINGS = FinetuningSettings(rank=8, alpha=32, epochs=25, batch_size=6, learning_rate=0.01, threads=1)
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> ModelSettings:
-    return ModelSettings(path=str(make_tiny_model(tmp_path_factory.mktemp("model") / "tiny")))
+    return ModelSettings(path=str(make_tiny_model(tmp_path_factory.mktemp("model") / "tiny", hidden_size=64, layers=2)))
 
 
-def frame(seed: int) -> np.ndarray:
+def frame(seed: int) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (96, 96, 3), dtype=np.uint8)
 
 
 def rows(n: int = 18) -> Dataset:
+    """Every picture comes with every question, so that an answer cannot be learned by heart from the picture."""
     questions = [list(ANSWERS)[i % len(ANSWERS)] for i in range(n)]
     return Dataset.from_dict(
         {
             "prompt": [[{"role": "user", "content": question}] for question in questions],
             "completion": [[{"role": "assistant", "content": ANSWERS[question]}] for question in questions],
-            "images": [[Pillow.fromarray(frame(i))] for i in range(n)],
+            "images": [[Pillow.fromarray(frame(i // len(ANSWERS)))] for i in range(n)],
             "episode_id": [str(i) for i in range(n)],
         }
     ).cast_column("images", List(Image()))
@@ -47,9 +49,9 @@ def rows(n: int = 18) -> Dataset:
 def test_training_teaches_what_the_rows_say(base: ModelSettings, tmp_path: Path) -> None:
     told: list[tuple[int, int, float]] = []
     curve = finetune(base, rows(), SETTINGS, seed=1, out=tmp_path, progress=lambda *step: told.append(step))
-    assert curve[-1].loss < 0.2 * curve[0].loss
+    assert curve[-1].loss < 0.1 * curve[0].loss
     model = load_model(base)
-    asked = [Prompt((frame(99),), question) for question in ANSWERS]
+    asked = [Prompt((frame(0),), question) for question in ANSWERS]
     before = [reply.text for reply in model.generate(asked, max_new_tokens=6)]
     after = [reply.text for reply in model.with_adapter(tmp_path).generate(asked, max_new_tokens=6)]
     assert after == list(ANSWERS.values()) != before, "the end of the turn is learned too"

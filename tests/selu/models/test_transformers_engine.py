@@ -100,19 +100,15 @@ def test_a_row_draws_the_same_whatever_its_batch(model: TransformersModel) -> No
 
 
 def test_draws_follow_the_models_probabilities(model: TransformersModel) -> None:
-    row = prompts(1)[0]
-    n = 400
-    replies = model.generate([row] * n, max_new_tokens=1, temperature=0.5, seeds=range(n))
-    choices = ["yes", "no", "nothing", "Mug", "mug", "left"]
-    # The model's own distribution at temperature 0.5, over the vocabulary, from its single-token scores at 1.
-    vocabulary = [reply.text for reply in replies]
-    inputs = model._inputs([row])
+    row, n = prompts(1)[0], 400
+    drawn = [reply.text for reply in model.generate([row] * n, max_new_tokens=1, temperature=0.5, seeds=range(n))]
     with torch.inference_mode():
-        probabilities = (model._weights.model(**inputs).logits[0, -1].double() / 0.5).softmax(-1)
+        probabilities = (model._weights.model(**model._inputs([row])).logits[0, -1].double() / 0.5).softmax(-1)
     top = int(probabilities.argmax())
     expected = float(probabilities[top])
-    share = vocabulary.count(model._weights.processor.tokenizer.decode([top], skip_special_tokens=True).strip()) / n
-    assert abs(share - expected) < 4 * np.sqrt(max(expected * (1 - expected), 0.01) / n), (share, expected, choices)
+    share = drawn.count(model._weights.processor.tokenizer.decode([top]).strip()) / n
+    assert 0.02 < expected < 0.98
+    assert abs(share - expected) < 4 * np.sqrt(expected * (1 - expected) / n)
 
 
 def test_sampling_without_seeds_is_refused(model: TransformersModel) -> None:
@@ -243,7 +239,7 @@ def test_an_adapter_of_another_model_is_one_clear_sentence(folder: Path, tmp_pat
     wide = make_tiny_model(tmp_path / "wide", hidden_size=48)
     adapter = make_adapter(wide, tmp_path / "adapter")
     model = load_model(settings(folder))
-    with pytest.raises(ConfigError, match="for another model: its size at .*q_proj is 48, this model's is 32"):
+    with pytest.raises(ConfigError, match="for another model: its size at .* is 96, this model's is 64"):
         model.with_adapter(adapter)
     (adapter / "base_model.json").write_text(json.dumps({"model": "wide", "revision": "0123"}))
     with pytest.raises(ConfigError, match="trained on the model 'wide'"):

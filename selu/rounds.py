@@ -1,0 +1,306 @@
+"""Finished rounds: what each one made, how long that took, and its figures in one summary.
+
+A round is recorded as an artifact of kind ``round`` with one file, ``round.json``. Unlike any other artifact it is about
+one *run*, not about content: a second run over the same settings reuses every stage and is recorded again, with
+nothing but what it reused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from selu.config import Settings
+from selu.errors import ConfigError
+from selu.evaluation import MetricRow
+from selu.store import ArtifactRef, OracleRef, Store, artifact_key, read_table
+
+__all__ = [
+    "ROUND_STAGES",
+    "Round",
+    "StageName",
+    "StageRecord",
+    "Workspace",
+    "find_metric",
+    "finished_rounds",
+    "latest_round",
+    "new_round",
+    "round_metrics",
+    "run_name",
+    "save_round",
+    "summary",
+]
+
+StageName = Literal[
+    "rollout",
+    "frames",
+    "self_asking",
+    "hindsight",
+    "critic_dataset",
+    "critic_finetuning",
+    "rejudging",
+    "actor_finetuning",
+    "evaluation",
+]
+
+ROUND_STAGES: tuple[StageName, ...] = (
+    "rollout",
+    "frames",
+    "self_asking",
+    "hindsight",
+    "critic_dataset",
+    "critic_finetuning",
+    "rejudging",
+    "actor_finetuning",
+    "evaluation",
+)
+"""The nine steps of a round, in their order."""
+
+_KIND, _FILE = "round", "round.json"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Workspace(_Part):
+    """Where a run keeps its things: everything lies below the settings' `data_dir`."""
+
+    data_dir: Path = Field(description="absolute")
+
+    @classmethod
+    def of(cls, settings: Settings) -> Workspace:
+        """The workspace that settings name."""
+        return cls(data_dir=settings.data_dir.expanduser().absolute())
+
+    @property
+    def store_root(self) -> Path:
+        """Folder of the artifacts."""
+        return self.data_dir / "store"
+
+    def store(self) -> Store:
+        """The artifacts.
+
+        Raises:
+            TerminalError: the folder can neither be found nor made.
+        """
+        return Store(self.store_root)
+
+    @property
+    def tensorboard(self) -> Path:
+        """Where TensorBoard finds training curves."""
+        return self.data_dir / "tensorboard"
+
+    @property
+    def reports(self) -> Path:
+        """Where reports for people are written."""
+        return self.data_dir / "reports"
+
+    @property
+    def prefect_home(self) -> Path:
+        """Prefect's own folder, with the database of runs."""
+        return self.data_dir / "prefect"
+
+
+class StageRecord(_Part):
+    """What one stage of a round made."""
+
+    name: StageName
+    seconds: float = Field(description="wall-clock time in this run; near 0 for a reused stage")
+    made_in_seconds: float = Field(description="time that making its artifacts took, whenever that was")
+    cached: bool = Field(description="every artifact was in the store already")
+    reused: int = Field(description="tasks that found their artifact in the store")
+    tasks: int = Field(description="tasks of the stage, shards included")
+    artifacts: tuple[ArtifactRef, ...] = Field(description="in the order of their shards")
+
+
+class Round(_Part):
+    """A finished round. Lists of references are in the order of their shards."""
+
+    run: str = Field(description="speaking name, e.g. selu thor seed 0")
+    round: int = Field(ge=1)
+    started: str = Field(description="ISO 8601, UTC")
+    finished: str = Field(description="ISO 8601, UTC")
+    settings: Settings = Field(description="the exact configuration")
+    stages: tuple[StageRecord, ...] = Field(description="in the order of ROUND_STAGES")
+    tasks: ArtifactRef
+    episodes: tuple[ArtifactRef, ...]
+    oracle: tuple[OracleRef, ...] = Field(description="ground truth of the episodes: evaluation and readers only")
+    frames: tuple[ArtifactRef, ...]
+    judgements: tuple[ArtifactRef, ...] = Field(description="questions, answers and verdicts of the first judging")
+    relabels: tuple[ArtifactRef, ...] = Field(description="of the first judging")
+    contrasts: tuple[ArtifactRef, ...] = Field(description="further judgements that balance the critic's dataset")
+    rejudgements: tuple[ArtifactRef, ...] = Field(description="by the improved critic")
+    rerelabels: tuple[ArtifactRef, ...] = Field(description="by the improved critic")
+    critic_dataset: ArtifactRef
+    actor_dataset: ArtifactRef
+    critic_adapter: ArtifactRef
+    actor_adapter: ArtifactRef
+    revisions: dict[str, str] = Field(description="model revisions: actor_before, actor_after, critic_before, ...")
+    metrics: tuple[ArtifactRef, ...]
+
+    def stage(self, name: StageName) -> StageRecord:
+        """The record of one stage."""
+        return next(stage for stage in self.stages if stage.name == name)
+
+    @property
+    def cached(self) -> list[str]:
+        """Names of the stages that were reused as a whole."""
+        return [stage.name for stage in self.stages if stage.cached]
+
+
+def run_name(settings: Settings) -> str:
+    """Speaking name of a run, e.g. ``selu thor seed 0``; a name that the user gave comes first."""
+    plain = f"{settings.method} {settings.world.name} seed {settings.seed}"
+    return plain if settings.name == "default" else f"{settings.name}: {plain}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def new_round(*, started: str, **parts: Any) -> Round:
+    """A round that has just finished; `parts` are the fields of :class:`Round` but its times."""
+    return Round(started=started, finished=_now(), **parts)
+
+
+def save_round(store: Store, finished: Round) -> ArtifactRef:
+    """Keep the record of a round."""
+    content = finished.model_dump(mode="json")
+    key = artifact_key(_KIND, 1, content, [])
+    provenance = {"stage": _KIND, "run": finished.run, "round": finished.round, "finished": finished.finished}
+    with store.create(_KIND, key, provenance) as draft:
+        (draft.path / _FILE).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return draft.ref
+
+
+def finished_rounds(store: Store) -> list[Round]:
+    """All rounds, the one that finished last at the end."""
+    found = []
+    for ref in store.all(_KIND):
+        path = store.path(ref) / _FILE
+        try:
+            found.append(Round.model_validate_json(path.read_bytes()))
+        except (ValidationError, OSError):
+            # Recorded by another version of the project; its artifacts are still in the store.
+            continue
+    return sorted(found, key=lambda item: (item.finished, item.round))
+
+
+def latest_round(store: Store, run: str | None = None) -> Round:
+    """The round that finished last (of the named run).
+
+    Raises:
+        ConfigError: there is none.
+    """
+    rounds = finished_rounds(store)
+    wanted = [item for item in rounds if run is None or item.run == run]
+    if not wanted:
+        others = sorted({item.run for item in rounds})
+        there = f"; finished runs there: {', '.join(others)}" if others else ""
+        of_run = f" of the run {run!r}" if run else ""
+        raise ConfigError(f"no finished round{of_run} in {store.root}{there}; start one with `selu round`")
+    return wanted[-1]
+
+
+# Figures -------------------------------------------------------------------------------------------------------------
+
+
+def round_metrics(store: Store, finished: Round) -> list[MetricRow]:
+    """Every figure of a round.
+
+    Raises:
+        ArtifactError: an artifact of figures is no longer there or damaged.
+    """
+    return [row for ref in finished.metrics for row in read_table(store.path(ref) / "metrics.parquet", MetricRow)]
+
+
+def find_metric(
+    rows: Iterable[MetricRow], *, subject: str, phase: str, probe: str, method: str, metric: str
+) -> MetricRow | None:
+    """The figure with these coordinates, or None."""
+    wanted = (subject, phase, probe, method, metric)
+    return next(
+        (row for row in rows if (row.subject, row.phase, row.probe, row.method, row.metric) == wanted),
+        None,
+    )
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN: a figure that is undefined is null."""
+    return round(value, 6) if math.isfinite(value) else None
+
+
+def _figure(row: MetricRow | None) -> dict[str, Any] | None:
+    if row is None:
+        return None
+    return {"rate": _number(row.rate), "n": row.n, "ci95": [_number(row.low), _number(row.high)]}
+
+
+def _before_and_after(
+    rows: Sequence[MetricRow], subject: str, probe: str, method: str, metric: str
+) -> dict[str, dict[str, Any] | None]:
+    figures = {
+        phase: _figure(
+            find_metric(rows, subject=subject, phase=phase, probe=probe, method=method, metric=metric)
+        )
+        for phase in ("before", "after")
+    }
+    gain = find_metric(rows, subject=subject, phase="after", probe=probe, method=method, metric=f"{metric}_gain")
+    return figures | {"gain": _figure(gain)}
+
+
+def _labels(rows: Sequence[MetricRow], phase: str) -> dict[str, Any]:
+    def row(metric: str) -> MetricRow | None:
+        return find_metric(rows, subject="labels", phase=phase, probe="learning", method="selu", metric=metric)
+
+    false_rate, coverage = row("false_rate"), row("coverage")
+    return {
+        "n": false_rate.n if false_rate else 0,
+        "episodes": coverage.n if coverage else 0,
+        "coverage": _number(coverage.rate) if coverage else None,
+        "false_rate": _number(false_rate.rate) if false_rate else None,
+        "false_rate_ci95": [_number(false_rate.low), _number(false_rate.high)] if false_rate else None,
+    }
+
+
+def summary(store: Store, finished: Round) -> dict[str, Any]:
+    """The round in plain JSON values, as ``selu report --json`` prints it.
+
+    `critic` is the balanced accuracy of the direct verdict and `actor` the rate of success, both on probe set A; what
+    they are on B stands under ``probe_b``. `labels` are those of the improved critic, which train the actor; those of
+    the critic as it was, which train the critic, stand under ``before``. ``labels.n`` counts the labels that say "done".
+
+    Raises:
+        ArtifactError: a figure's artifact is no longer there.
+    """
+    rows = round_metrics(store, finished)
+    critic = _before_and_after(rows, "critic", "A", "direct", "balanced_accuracy")
+    actor = _before_and_after(rows, "actor", "A", "selu", "success_rate")
+    return {
+        "run": finished.run,
+        "round": finished.round,
+        "finished": finished.finished,
+        "critic": {
+            **critic,
+            "probe_b": _before_and_after(rows, "critic", "B", "direct", "balanced_accuracy"),
+            "self_asking": _before_and_after(rows, "critic", "A", "self_asking", "balanced_accuracy"),
+        },
+        "actor": {**actor, "probe_b": _before_and_after(rows, "actor", "B", "selu", "success_rate")},
+        "labels": {**_labels(rows, "after"), "before": _labels(rows, "before")},
+        "seconds": {stage.name: round(stage.seconds, 3) for stage in finished.stages},
+        "made_in_seconds": {stage.name: round(stage.made_in_seconds, 3) for stage in finished.stages},
+        "digests": {
+            "critic_dataset": finished.critic_dataset.digest,
+            "actor_dataset": finished.actor_dataset.digest,
+            "critic_adapter": finished.critic_adapter.digest,
+            "actor_adapter": finished.actor_adapter.digest,
+        },
+        "cached": finished.cached,
+    }

@@ -1,0 +1,207 @@
+"""Live progress: how far a stage is, at what rate, and how long it will take.
+
+Tasks tell a display through :func:`meter`; which display listens is the program's choice (:func:`shown_on`), and by
+default none does, so that tests and notebooks stay quiet. Every finished shard also moves the stage's bar in Prefect's
+UI.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.exceptions import PrefectException
+from prefect.runtime import flow_run
+from prefect.utilities.slugify import slugify
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+__all__ = ["Display", "LineDisplay", "RichDisplay", "interrupt", "meter", "shown_on"]
+
+logger = logging.getLogger("selu.progress")
+
+Meter = Callable[[int, int], None]
+"""Called with (done, total) of one shard, as often as its work likes."""
+
+_CURVE_SECONDS = 5.0
+"""A stage of one long shard moves its bar in the UI this often; each move is a request to the server."""
+
+
+class Display(Protocol):
+    """Someone who watches."""
+
+    def advance(self, stage: str, shard: str, done: int, total: int) -> None:
+        """A stage has `done` of `total` units; `shard` is how far it is in shards, e.g. 3/8."""
+        ...
+
+    def finish(self, stage: str, seconds: float, reused: int, tasks: int) -> None:
+        """A stage has ended: `reused` of its tasks found their artifact in the store."""
+        ...
+
+
+class _Nobody:
+    def advance(self, stage: str, shard: str, done: int, total: int) -> None:
+        pass
+
+    def finish(self, stage: str, seconds: float, reused: int, tasks: int) -> None:
+        pass
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f}/s" if task.speed else "", style="cyan")
+
+
+def _ended(stage: str, seconds: float, reused: int, tasks: int) -> str:
+    if reused == tasks:
+        return f"{stage}: nothing to do, it is in the store"
+    again = f", {reused} of {tasks} parts were in the store" if reused else ""
+    return f"{stage}: {seconds:.1f} s{again}"
+
+
+class RichDisplay:
+    """Bars in a terminal, one for each stage at work."""
+
+    def __init__(self, console: Console) -> None:
+        self.progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[shard]}"),
+            console=console,
+            transient=True,
+        )
+        self._bars: dict[str, tuple[int, int]] = {}
+
+    def advance(self, stage: str, shard: str, done: int, total: int) -> None:
+        if stage not in self._bars:
+            self._bars[stage] = self.progress.add_task(stage, total=total, shard=""), total
+        self.progress.update(self._bars[stage][0], completed=done, total=total, shard=f"shard {shard}")
+
+    def finish(self, stage: str, seconds: float, reused: int, tasks: int) -> None:
+        for name in [name for name in self._bars if name == stage or name.startswith(f"{stage}: ")]:
+            self.progress.remove_task(self._bars.pop(name)[0])  # type: ignore[arg-type]
+        mark = "[dim]=[/]" if reused == tasks else "[green]✓[/]"
+        self.progress.console.print(f"{mark} {_ended(stage, seconds, reused, tasks)}", highlight=False)
+
+
+class LineDisplay:
+    """A line now and then, where there is no terminal."""
+
+    def __init__(self, console: Console, every: float = 20.0) -> None:
+        self.console = console
+        self.every = every
+        self._started: dict[str, float] = {}
+        self._said = time.monotonic()
+
+    def advance(self, stage: str, shard: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        started = self._started.setdefault(stage, now)
+        if now - self._said < self.every or not done:
+            return
+        self._said = now
+        rate = done / max(now - started, 1e-9)
+        left = (total - done) / rate
+        self.console.print(
+            f"{stage}: {done} of {total}, shard {shard}, {rate:.1f}/s, {left:.0f} s left", highlight=False
+        )
+
+    def finish(self, stage: str, seconds: float, reused: int, tasks: int) -> None:
+        self.console.print(_ended(stage, seconds, reused, tasks), highlight=False)
+
+
+_display: Display = _Nobody()
+_interrupted = threading.Event()
+
+
+@contextlib.contextmanager
+def shown_on(console: Console) -> Iterator[None]:
+    """Show the progress of all stages in this process on a console: bars in a terminal, else plain lines."""
+    global _display
+    before = _display
+    if console.is_terminal:
+        bars = RichDisplay(console)
+        _display = bars
+        shown: contextlib.AbstractContextManager[object] = bars.progress
+    else:
+        _display = LineDisplay(console)
+        shown = contextlib.nullcontext()
+    try:
+        with shown:
+            yield
+    finally:
+        _display = before
+
+
+def interrupt() -> None:
+    """Make every task in this process stop at its next sign of progress (Ctrl-C reaches the main thread only)."""
+    _interrupted.set()
+
+
+def finished(stage: str, seconds: float, reused: int, tasks: int) -> None:
+    """Tell the display that a stage has ended."""
+    _display.finish(stage, seconds, reused, tasks)
+
+
+def meter(stage: str, *, index: int = 0, count: int = 1, start: int = 0, whole: int | None = None) -> Meter:
+    """What a task calls with (done, total) while it works on one shard.
+
+    Args:
+        stage: name of the stage.
+        index, count: which shard of how many.
+        start: units of the stage that lie before this shard.
+        whole: units of the whole stage; None: of this shard alone.
+
+    The returned function raises KeyboardInterrupt once :func:`interrupt` was called.
+    """
+    published = _Published(stage)
+
+    def report(done: int, total: int) -> None:
+        if _interrupted.is_set():
+            raise KeyboardInterrupt
+        all_units = whole if whole is not None else total
+        _display.advance(stage, f"{index + 1}/{count}", start + done, all_units)
+        published.move((start + done) / max(all_units, 1), ended=done >= total)
+
+    return report
+
+
+_artifacts: dict[tuple[str, str], UUID] = {}
+_artifacts_lock = threading.Lock()
+
+
+class _Published:
+    """A stage's bar in Prefect's UI, one for each flow run."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+        self._moved = time.monotonic()
+
+    def move(self, share: float, *, ended: bool) -> None:
+        run = flow_run.id
+        now = time.monotonic()
+        if run is None or not (ended or now - self._moved > _CURVE_SECONDS):
+            return
+        self._moved = now
+        percent = round(100 * min(share, 1.0), 1)
+        try:
+            with _artifacts_lock:
+                known = _artifacts.get((run, self.stage))
+                if known is not None:
+                    update_progress_artifact(known, percent)
+                    return
+                made = create_progress_artifact(percent, key=slugify(self.stage), description=self.stage)
+                if isinstance(made, UUID):
+                    _artifacts[run, self.stage] = made
+        except (PrefectException, OSError, RuntimeError) as error:
+            # A bar is no reason to lose a shard's work.
+            logger.debug("the progress of %s could not be shown in Prefect's UI: %s", self.stage, error)
