@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from selu.config import Settings
 from selu.errors import ConfigError
 from selu.evaluation import MetricRow
-from selu.store import ArtifactRef, OracleRef, Store, artifact_key, read_table
+from selu.store import ArtifactRef, Json, OracleRef, Store, artifact_key, read_table
 
 __all__ = [
     "ROUND_STAGES",
@@ -174,7 +174,12 @@ def save_round(store: Store, finished: Round) -> ArtifactRef:
     """Keep the record of a round."""
     content = finished.model_dump(mode="json")
     key = artifact_key(_KIND, 1, content, [])
-    provenance = {"stage": _KIND, "run": finished.run, "round": finished.round, "finished": finished.finished}
+    provenance: dict[str, Json] = {
+        "stage": _KIND,
+        "run": finished.run,
+        "round": finished.round,
+        "finished": finished.finished,
+    }
     with store.create(_KIND, key, provenance) as draft:
         (draft.path / _FILE).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return draft.ref
@@ -247,9 +252,7 @@ def _before_and_after(
     rows: Sequence[MetricRow], subject: str, probe: str, method: str, metric: str
 ) -> dict[str, dict[str, Any] | None]:
     figures = {
-        phase: _figure(
-            find_metric(rows, subject=subject, phase=phase, probe=probe, method=method, metric=metric)
-        )
+        phase: _figure(find_metric(rows, subject=subject, phase=phase, probe=probe, method=method, metric=metric))
         for phase in ("before", "after")
     }
     gain = find_metric(rows, subject=subject, phase="after", probe=probe, method=method, metric=f"{metric}_gain")

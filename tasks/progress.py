@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,12 +19,20 @@ from uuid import UUID
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
-from prefect.utilities.slugify import slugify
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
-__all__ = ["Display", "LineDisplay", "RichDisplay", "interrupt", "meter", "shown_on"]
+__all__ = ["Display", "LineDisplay", "Meter", "RichDisplay", "finished", "interrupt", "meter", "shown_on"]
 
 logger = logging.getLogger("selu.progress")
 
@@ -80,16 +89,16 @@ class RichDisplay:
             console=console,
             transient=True,
         )
-        self._bars: dict[str, tuple[int, int]] = {}
+        self._bars: dict[str, TaskID] = {}
 
     def advance(self, stage: str, shard: str, done: int, total: int) -> None:
         if stage not in self._bars:
-            self._bars[stage] = self.progress.add_task(stage, total=total, shard=""), total
-        self.progress.update(self._bars[stage][0], completed=done, total=total, shard=f"shard {shard}")
+            self._bars[stage] = self.progress.add_task(stage, total=total, shard="")
+        self.progress.update(self._bars[stage], completed=done, total=total, shard=f"shard {shard}")
 
     def finish(self, stage: str, seconds: float, reused: int, tasks: int) -> None:
         for name in [name for name in self._bars if name == stage or name.startswith(f"{stage}: ")]:
-            self.progress.remove_task(self._bars.pop(name)[0])  # type: ignore[arg-type]
+            self.progress.remove_task(self._bars.pop(name))
         mark = "[dim]=[/]" if reused == tasks else "[green]✓[/]"
         self.progress.console.print(f"{mark} {_ended(stage, seconds, reused, tasks)}", highlight=False)
 
@@ -126,7 +135,7 @@ _interrupted = threading.Event()
 @contextlib.contextmanager
 def shown_on(console: Console) -> Iterator[None]:
     """Show the progress of all stages in this process on a console: bars in a terminal, else plain lines."""
-    global _display
+    global _display  # noqa: PLW0603 (one terminal, one display)
     before = _display
     if console.is_terminal:
         bars = RichDisplay(console)
@@ -199,7 +208,9 @@ class _Published:
                 if known is not None:
                     update_progress_artifact(known, percent)
                     return
-                made = create_progress_artifact(percent, key=slugify(self.stage), description=self.stage)
+                made = create_progress_artifact(
+                    percent, key=re.sub(r"[^a-z0-9]+", "-", self.stage.lower()).strip("-"), description=self.stage
+                )
                 if isinstance(made, UUID):
                     _artifacts[run, self.stage] = made
         except (PrefectException, OSError, RuntimeError) as error:

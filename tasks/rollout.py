@@ -23,7 +23,7 @@ from selu.tasks.stages import (
     Model,
     Shard,
     Stage,
-    _Value,
+    Value,
     make,
     model_config_of,
     stage_task,
@@ -42,7 +42,7 @@ ROLLOUT = Stage(
 )
 
 
-class PolicyChoice(_Value):
+class PolicyChoice(Value):
     """Who acts."""
 
     kind: Literal["actor", "planner", "random"] = "actor"
@@ -149,7 +149,10 @@ def roll_out_shard(
         acting = RandomPolicy()
     else:
         acting = ActorPolicy(
-            policy.model.load(store), policy.temperature, policy.model.settings.max_new_tokens, policy.history
+            policy.model.load(store),
+            temperature=policy.temperature,
+            max_new_tokens=policy.model.settings.max_new_tokens,
+            history=policy.history,
         )
     provenance: dict[str, Json] = {
         "stage": ROLLOUT.name,
@@ -164,7 +167,7 @@ def roll_out_shard(
     with timed() as seconds:
         with store.create("episodes", key, provenance) as draft:
             with shared_pool(world).worlds(min(rollout.players, len(played))) as worlds:
-                recording = roll_out(played, seeds, acting, worlds, history=policy.history, progress=report)
+                recording = roll_out(played, seeds, acting, worlds, progress=report)
             write_table(draft.path / "episodes.parquet", recording.episodes, Episode)
             write_table(draft.path / "steps.parquet", recording.steps, Step)
             write_table(draft.path / "frames.parquet", recording.frames, Frame)

@@ -35,12 +35,18 @@ __all__ = [
     "Model",
     "Shard",
     "Stage",
-    "make",
+    "Value",
     "made_before",
+    "make",
     "model_config_of",
     "read_all",
+    "read_episodes",
+    "read_frames",
+    "read_oracle",
+    "read_steps",
     "shards",
     "stage_task",
+    "timed",
     "world_config_of",
 ]
 
@@ -48,11 +54,13 @@ _RETRY_DELAYS = (2.0, 10.0)
 """Seconds before a transient failure is tried again, twice: a player needs a second or two to start afresh."""
 
 
-class _Value(BaseModel):
+class Value(BaseModel):
+    """A small value that tasks pass around: frozen, JSON-serialisable."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Stage(_Value):
+class Stage(Value):
     """A stage of the pipeline. Raise the version when its result changes for equal inputs; a test watches the code."""
 
     name: str
@@ -60,15 +68,18 @@ class Stage(_Value):
     modules: tuple[str, ...] = Field(description="modules of the library whose code shapes its result")
 
 
-class Shard(_Value):
-    """A part of a stage's work: units `start` to `stop` of `whole`. `stage` is how it is called on screen."""
+class Shard(Value):
+    """A part of a stage's work: units `start` to `stop` of `whole`. `stage` is how it is called on screen.
+
+    `whole` is None where the work itself tells how many units it has, such as a fine-tuning's steps.
+    """
 
     stage: str
     index: int = 0
     count: int = 1
     start: int = 0
-    stop: int
-    whole: int
+    stop: int = 1
+    whole: int | None = None
 
     def __str__(self) -> str:
         return self.stage if self.count == 1 else f"{self.stage} {self.index + 1}/{self.count}"
@@ -87,7 +98,7 @@ def shards(stage: str, whole: int, size: int) -> list[Shard]:
     ]
 
 
-class Made(_Value):
+class Made(Value):
     """What a stage's task returns: a reference, and whether there was anything to do."""
 
     ref: ArtifactRef
@@ -95,7 +106,7 @@ class Made(_Value):
     seconds: float = Field(description="time that making it took, whenever that was")
 
 
-class Model(_Value):
+class Model(Value):
     """A model by reference: its settings, and the adapter that a round trained for it."""
 
     settings: ModelSettings

@@ -19,23 +19,28 @@ from numpy.typing import NDArray
 from selu.player.household import HOLLOW, Household, Thing
 from selu.player.layouts import LAYOUTS_FILE, load_layout
 from selu.player.shapes import ALIASES
+from selu.records import Task
+from selu.worlds.base import World
+from selu.worlds.tasks import BREAKABLE, MANY, OPENABLE, PICKUPABLE, SLICEABLE, TOGGLEABLE, put_instruction
+from selu.worlds.tasks import RECEPTACLES as TASK_RECEPTACLES
 from selu.worlds.vocabulary import NAMES, spoken_name
 
-__all__ = ["TYPES", "FrameSet", "Turn", "corpus_texts", "language_turns", "question_turns", "render_frames"]
+__all__ = [
+    "TYPES",
+    "Demonstrations",
+    "FrameSet",
+    "Turn",
+    "corpus_texts",
+    "language_turns",
+    "question_turns",
+    "record_demonstrations",
+    "render_frames",
+]
 
 TYPES: tuple[str, ...] = tuple(NAMES)
 INDEX = {t: i + 1 for i, t in enumerate(TYPES)}
 """Type -> label; 0 is everything without a name."""
-PICKUPABLE = TYPES[: TYPES.index("Fridge")]
-OPENABLE = ("Laptop", "Box", "Fridge", "Microwave", "Cabinet", "Drawer", "Toilet")
-TOGGLEABLE = ("Candle", "DeskLamp", "FloorLamp", "Television", "CoffeeMachine")
-BREAKABLE = ("Mug", "Bowl", "Plate", "Vase", "Laptop", "Television")
-SLICEABLE = ("Apple", "Bread")
-RECEPTACLES = (
-    "Fridge", "Microwave", "Cabinet", "Drawer", "CounterTop", "DiningTable", "Desk", "SideTable", "CoffeeTable",
-    "Bed", "Sofa", "Sink", "GarbageCan", "Dresser", "Box",
-)  # fmt: skip
-MANY = ("Cabinet", "Drawer")
+RECEPTACLES = (*TASK_RECEPTACLES, "Drawer", "Box")
 OPEN, ON, BROKEN, SLICED = 1, 2, 4, 8
 SEEN = 32
 """Pixels (of 96x96) from which a thing counts as in view; between 1 and this it is neither asked about nor denied."""
@@ -229,6 +234,50 @@ def _label(household: Household) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Demonstrations:
+    """Weak demonstrations: frames ``(N, S, S, 3) uint8`` and, for each, what the actor reads and what was done next."""
+
+    rgb: NDArray[np.uint8]
+    prompts: NDArray[np.str_]
+    actions: NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.rgb)
+
+    def save(self, path: Path) -> None:
+        """Write as npz."""
+        np.savez(path, rgb=self.rgb, prompts=self.prompts, actions=self.actions)
+
+    @classmethod
+    def load(cls, path: Path) -> Demonstrations:
+        """Read what :meth:`save` wrote."""
+        part = np.load(path, allow_pickle=False)
+        return cls(part["rgb"], part["prompts"], part["actions"])
+
+
+def record_demonstrations(tasks: Sequence[Task], world: World, seed: int, noise: float) -> Demonstrations:
+    """The planner at work with a share of random actions, all of them kept; half of the prompts carry a history."""
+    from selu.prompting import act_prompt
+    from selu.worlds.planner import next_action, random_action
+
+    rng = np.random.default_rng(seed)
+    frames, prompts, actions = [], [], []
+    for task in tasks:
+        frame, _ = world.reset(options={"task": task})
+        before: list[str] = []
+        over = False
+        while not over:
+            text = random_action(rng) if rng.random() < noise else next_action(world, before)
+            frames.append(frame)
+            prompts.append(act_prompt(task.instruction, before[-4:] if rng.random() < 0.5 else ()))
+            actions.append(text)
+            before.append(text)
+            frame, _, terminated, truncated, _ = world.step(text)
+            over = terminated or truncated
+    return Demonstrations(np.stack(frames), np.array(prompts), np.array(actions))
+
+
 # --- questions -------------------------------------------------------------------------------------------------------
 
 
@@ -332,11 +381,6 @@ def _caption(say: Sequence[str], present: Sequence[int], pixels: NDArray[np.int3
 # --- language --------------------------------------------------------------------------------------------------------
 
 
-def preposition(receptacle_type: str) -> str:
-    """`in` or `on`, as one says it of the receptacle."""
-    return "in" if receptacle_type in HOLLOW or receptacle_type in OPENABLE else "on"
-
-
 def instructions() -> list[tuple[str, str]]:
     """Every one-step instruction of the vocabulary with the questions (and answers) that tell whether it was done."""
     say = spoken_name
@@ -350,7 +394,7 @@ def instructions() -> list[tuple[str, str]]:
     for t in PICKUPABLE:
         rows += [
             (
-                f"put the {say(t)} {preposition(r)} the {say(r)}",
+                put_instruction(t, r),
                 f"Is the {say(t)} in or on the {say(r)}? yes; Are you holding the {say(t)}? no",
             )
             for r in RECEPTACLES

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Idefics3Config, Idefics3ForConditionalGeneration, PreTrainedTokenizerFast
 
-from selu.base_model.corpus import NAMES, TYPES, FrameSet, Turn, language_turns, question_turns
+from selu.base_model.corpus import TYPES, Demonstrations, FrameSet, Turn, language_turns, question_turns
 from selu.base_model.processor import build_tokenizer, image_token_count
+from selu.worlds.vocabulary import NAMES
 
-__all__ = ["Demonstrations", "Pretrainer", "Recipe", "build_model", "household_tokenizer"]
+__all__ = ["Pretrainer", "Recipe", "build_model", "household_tokenizer"]
 
 STATE_BITS = 4
 
@@ -104,18 +105,6 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Idefics3F
     model.generation_config.bos_token_id = tokenizer.bos_token_id
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     return model
-
-
-@dataclass(frozen=True)
-class Demonstrations:
-    """Weak demonstrations: frames ``(N, S, S, 3) uint8`` and, for each, what was asked and done next."""
-
-    rgb: NDArray[np.uint8]
-    prompts: Sequence[str]
-    actions: Sequence[str]
-
-    def __len__(self) -> int:
-        return len(self.rgb)
 
 
 class _Encoder:

@@ -1,0 +1,410 @@
+"""The `selu` command: parses, calls a flow or a query, prints. Light to import: `selu --help` loads no model library."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import signal
+import sys
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from selu.errors import SeluError, TransientError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from selu.config import Settings
+    from selu.rounds import Round
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="selu",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help=(
+        "SELU: two multimodal models teach themselves in a world that they do not know.\n\n"
+        "An [b]actor[/b] plays household tasks, a [b]critic[/b] judges and relabels what it did by asking itself "
+        "questions, and both are fine-tuned on what came out. Start with [cyan]selu round[/cyan], then look at "
+        "[cyan]selu report --open[/cyan]."
+    ),
+    epilog=(
+        "Settings come after the command as [cyan]key=value[/cyan], e.g. [cyan]selu round seed=7 world.width=224[/cyan]; "
+        "all of them, explained, are in configs/default.yaml. A run that was stopped goes on where it stopped."
+    ),
+)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", metavar="FILE", help="YAML file with the settings that differ from the defaults."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Single settings, e.g. seed=7 data_dir=/path tasks.kinds=open,close"),
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also show Prefect's log.")]
+
+_out = Console(highlight=False)
+_err = Console(stderr=True, highlight=False)
+
+
+def _says_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """One sentence in place of a traceback for what a user can mend, and for Ctrl-C."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except TransientError as error:
+            _err.print(
+                f"[red]{escape(str(error))} (tried again without luck; run again to go on)[/red]", soft_wrap=True
+            )
+            raise typer.Exit(2) from None
+        except SeluError as error:
+            _err.print(f"[red]{escape(str(error))}[/red]", soft_wrap=True)
+            raise typer.Exit(2) from None
+        except BrokenPipeError:
+            # The reader (head, less) has seen enough; keep Python from complaining when it flushes.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except KeyboardInterrupt:
+            _err.print("Stopped. Finished work is kept; the next run goes on where this one stopped.")
+            raise typer.Exit(130) from None
+
+    return run
+
+
+def _settings(config: Path | None, overrides: list[str] | None, *more: str) -> Settings:
+    from selu.config import load_settings
+
+    return load_settings(config, [*(overrides or []), *more])
+
+
+def _run_flow(settings: Settings, start: Callable[[], R], *, verbose: bool) -> R:
+    """Call a flow with Prefect set up for it, with live progress, and stoppable by Ctrl-C."""
+    from selu.cli.profile import quiet_heartbeat, use_profile
+    from selu.rounds import Workspace
+
+    workspace = Workspace.of(settings)
+    workspace.store()  # a folder that cannot be used is said before anything starts
+    use_profile(workspace.prefect_home, verbose=verbose)
+
+    from selu.tasks import progress
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        # Once: tasks stop at their next sign of progress. Twice: at once; nothing half-written is ever read.
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+        progress.interrupt()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        with quiet_heartbeat(), progress.shown_on(_err):
+            return start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# Learning ------------------------------------------------------------------------------------------------------------
+
+
+@app.command("round")
+@_says_errors
+def round_(config: ConfigOption = None, overrides: Overrides = None, verbose: Verbose = False) -> None:
+    """Run [b]one round[/b] of self-learning and write its report.
+
+    Nine stages: rollout, frames, self-asking, hindsight, the critic's dataset and fine-tuning, re-judging, the actor's
+    fine-tuning, evaluation. A stage that is in the store already is not run again.
+
+    [dim]selu round
+    selu round seed=7 data_dir=/big/disk
+    selu round --config configs/paper.yaml tasks.episodes=200[/dim]
+    """
+    _learn(_settings(config, overrides, "rounds=1"), verbose)
+
+
+@app.command()
+@_says_errors
+def learn(
+    config: ConfigOption = None,
+    overrides: Overrides = None,
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", "-n", help="Rounds; each starts where the last ended.")
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Run [b]several rounds[/b], each from the adapters of the one before.
+
+    [dim]selu learn --rounds 3
+    selu learn --rounds 5 dataset.reuse_previous_rounds=false[/dim]
+    """
+    _learn(_settings(config, overrides, *([] if rounds is None else [f"rounds={rounds}"])), verbose)
+
+
+def _learn(settings: Settings, verbose: bool) -> None:
+    def start() -> list[Round]:
+        from selu.flows.self_learning import self_learning
+
+        return self_learning(settings)
+
+    finished = _run_flow(settings, start, verbose=verbose)
+    from selu.rounds import Workspace, summary
+
+    for item in finished:
+        _print_summary(summary(Workspace.of(settings).store(), item))
+    _out.print(f"Report: {_report_path(settings, finished[-1])}")
+
+
+@app.command()
+@_says_errors
+def evaluate(
+    config: ConfigOption = None,
+    overrides: Overrides = None,
+    base_only: Annotated[
+        bool, typer.Option("--base-only", help="The models as they are set, without a round's adapters.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every figure as JSON.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Evaluate actor and critic on the [b]frozen probe sets[/b] A and B.
+
+    The models as they are set, and beside them those of the run's latest round if there is one.
+
+    [dim]selu evaluate
+    selu evaluate --base-only actor.path=/models/my-vlm critic.path=/models/my-vlm[/dim]
+    """
+    settings = _settings(config, overrides)
+
+    def start() -> list[dict[str, Any]]:
+        from selu.evaluation import MetricRow
+        from selu.flows.evaluation import Contestants, evaluation
+        from selu.rounds import Workspace, finished_rounds, run_name
+        from selu.tasks.stages import Model, read_all
+
+        store = Workspace.of(settings).store()
+        run = run_name(settings)
+        rounds = [item for item in finished_rounds(store) if item.run == run]
+        latest = rounds[-1] if rounds and not base_only else None
+        before = Contestants(actor=Model(settings=settings.actor), critic=Model(settings=settings.critic))
+        after = (
+            Contestants(
+                actor=Model(settings=settings.actor, adapter=latest.actor_adapter),
+                critic=Model(settings=settings.critic, adapter=latest.critic_adapter),
+            )
+            if latest
+            else None
+        )
+        made = evaluation(settings, before, after, None, run, latest.round if latest else 0)
+        return [row.model_dump(mode="json") for row in read_all(store, made.metrics, "metrics", MetricRow)]
+
+    rows = _run_flow(settings, start, verbose=verbose)
+    if as_json:
+        print(json.dumps([_without_nan(row) for row in rows], indent=2))
+        return
+    table = Table("subject", "phase", "probe", "method", "metric", "rate", "95 %", "n", box=None, header_style="bold")
+    for row in rows:
+        figure = _without_nan(row)
+        interval = "" if figure["low"] is None else f"{figure['low']:.3f} .. {figure['high']:.3f}"
+        rate = "-" if figure["rate"] is None else f"{figure['rate']:.3f}"
+        names = [str(figure[name]) for name in ("subject", "phase", "probe", "method", "metric")]
+        table.add_row(*names, rate, interval, str(figure["n"]))
+    _out.print(table)
+
+
+def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
+
+
+# Looking -------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+@_says_errors
+def report(
+    config: ConfigOption = None,
+    overrides: Overrides = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the round's figures as JSON and nothing else.")
+    ] = False,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the HTML report in the browser.")] = False,
+    run: Annotated[str | None, typer.Option("--run", help="A run by name; else the one that finished last.")] = None,
+) -> None:
+    """Show the [b]latest round[/b]: figures here, film strips and curves in the HTML report.
+
+    [dim]selu report
+    selu report --open
+    selu report --json | jq .actor.after[/dim]
+    """
+    settings = _settings(config, overrides)
+    from selu.rounds import Workspace, latest_round, summary
+
+    store = Workspace.of(settings).store()
+    finished = latest_round(store, run)
+    figures = summary(store, finished)
+    if as_json:
+        print(json.dumps(figures, indent=2))
+    else:
+        _print_summary(figures)
+    if open_it or not as_json:
+        path = _report_path(settings, finished)
+        if not as_json:
+            _out.print(f"Report: {path}", soft_wrap=True)
+        if open_it:
+            webbrowser.open(path.absolute().as_uri())
+
+
+def _report_path(settings: Settings, finished: Round) -> Path:
+    from selu.reporting import write_report
+    from selu.rounds import Workspace
+
+    workspace = Workspace.of(settings)
+    return write_report(workspace.store(), finished, workspace.reports)
+
+
+def _cell(figure: dict[str, Any] | None) -> str:
+    if figure is None or figure["rate"] is None:
+        return "-"
+    low, high = figure["ci95"]
+    interval = "" if low is None or high is None else f" [dim]{low:.3f} .. {high:.3f}[/dim]"
+    return f"{figure['rate']:.3f}{interval}"
+
+
+def _print_summary(figures: dict[str, Any]) -> None:
+    _out.print(f"[bold]{figures['run']}, round {figures['round']}[/bold]")
+    table = Table("", "before", "after", "gain", "n", box=None, header_style="bold")
+    for name, part in (
+        ("critic, direct verdict, probe A", figures["critic"]),
+        ("critic, self-asking, probe A", figures["critic"]["self_asking"]),
+        ("critic, direct verdict, probe B", figures["critic"]["probe_b"]),
+        ("actor, probe A", figures["actor"]),
+        ("actor, probe B", figures["actor"]["probe_b"]),
+    ):
+        if part["before"] is not None:
+            cells = [_cell(part[phase]) for phase in ("before", "after", "gain")]
+            table.add_row(name, *cells, str(part["before"]["n"]))
+    _out.print(table)
+    labels = figures["labels"]
+    if labels["coverage"] is not None:
+        false = "-" if labels["false_rate"] is None else f"{labels['false_rate']:.3f}"
+        _out.print(
+            f"Labels that say done: {labels['n']} on {labels['episodes']} episodes (coverage {labels['coverage']:.3f}), "
+            f"share of false ones {false}"
+        )
+    _out.print(f"Seconds: {sum(figures['seconds'].values()):.1f}; reused: {', '.join(figures['cached']) or 'nothing'}")
+
+
+@app.command()
+@_says_errors
+def sql(
+    query: Annotated[str, typer.Argument(help="One query; the tables are listed by: SHOW TABLES")],
+    config: ConfigOption = None,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
+) -> None:
+    """Ask [b]SQL[/b] (DuckDB, read-only) about episodes, questions, verdicts, relabels, training rows and figures.
+
+    [dim]selu sql "SHOW TABLES"
+    selu sql "SELECT reason, count(*) FROM relabels GROUP BY ALL ORDER BY 2 DESC"
+    selu sql "SELECT stage, sum(seconds) FROM artifacts GROUP BY stage" data_dir=/big/disk[/dim]
+    """
+    from selu.catalog import Catalog
+    from selu.rounds import Workspace
+
+    settings = _settings(config, overrides)
+    with Catalog(Workspace.of(settings).store_root) as catalog:
+        columns, rows = catalog.query(query)
+    if as_json:
+        for row in rows:
+            print(json.dumps(_without_nan(dict(zip(columns, row, strict=True))), default=str))
+        return
+    table = Table(*columns, box=None, header_style="bold")
+    for row in rows:
+        table.add_row(*("" if value is None else escape(str(value)) for value in row))
+    _out.print(table)
+    _err.print(f"[dim]{len(rows)} rows[/dim]")
+
+
+# Checking and trying -------------------------------------------------------------------------------------------------
+
+
+@app.command()
+@_says_errors
+def doctor(config: ConfigOption = None, overrides: Overrides = None) -> None:
+    """Check that this machine can run a round: packages, disk, models, world. Says what to do about what is wrong."""
+    from selu.cli.doctor import examine
+
+    settings = _settings(config, overrides)
+    findings = list(examine(settings))
+    for finding in findings:
+        mark = "[green]ok[/green]  " if finding.fine else "[red]bad[/red] "
+        _out.print(f"{mark} {finding.what}: {escape(finding.text)}", soft_wrap=True)
+    if not all(finding.fine for finding in findings):
+        raise typer.Exit(2)
+
+
+@app.command()
+@_says_errors
+def play(
+    config: ConfigOption = None,
+    overrides: Overrides = None,
+    policy: Annotated[str, typer.Option(help="Who acts: me, planner, random or actor.")] = "me",
+    gif: Annotated[Path | None, typer.Option(metavar="FILE", help="Save the episode as a GIF.")] = None,
+) -> None:
+    """Drive the actor's [b]world[/b] by hand in the terminal, or save an episode as a GIF.
+
+    [dim]selu play tasks.kinds=open tasks.scenes=FloorPlan21
+    selu play --policy planner --gif episode.gif seed=3[/dim]
+    """
+    from selu.cli.play import play_episode
+
+    play_episode(_settings(config, overrides), policy, gif, _out)
+
+
+@app.command()
+@_says_errors
+def ui(
+    config: ConfigOption = None,
+    overrides: Overrides = None,
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 4200,
+) -> None:
+    """Open [b]Prefect's UI[/b] on the runs of this data folder; runs that start while it is up appear as they go."""
+    import subprocess
+
+    from selu.cli.profile import server_note, use_profile
+    from selu.rounds import Workspace
+
+    workspace = Workspace.of(_settings(config, overrides))
+    workspace.store()
+    use_profile(workspace.prefect_home, verbose=True)
+    # `prefect server start --port` alone does not reach the page's own settings.
+    environment = {**os.environ, "PREFECT_SERVER_API_PORT": str(port), "PREFECT_SERVER_API_HOST": "127.0.0.1"}
+    environment.pop("PREFECT_API_URL", None)
+    note = server_note(workspace.prefect_home)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps({"api": f"http://127.0.0.1:{port}/api"}))
+    _out.print(f"http://127.0.0.1:{port} (Ctrl-C ends it)")
+    try:
+        code = subprocess.run(
+            [sys.executable, "-m", "prefect", "server", "start"], env=environment, check=False
+        ).returncode
+    finally:
+        note.unlink(missing_ok=True)
+    raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,181 @@
+"""Step 9: actor and critic on the two frozen probe sets, before and after.
+
+Probe set A lies in the learning scenes, B in the transfer scenes. Nothing here depends on a run's seed: every method
+and every seed meets the same tasks and the same trajectories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from prefect import flow
+from pydantic import Field
+
+from selu.config import Settings
+from selu.flows.ledger import Account, one_at_a_time
+from selu.rounds import Workspace
+from selu.seeds import derived_seed
+from selu.store import ArtifactRef, OracleRef
+from selu.tasks.evaluation import (
+    ActorRun,
+    CriticRun,
+    LabelRun,
+    freeze_critic_probe,
+    measure_actor,
+    measure_critic,
+    measure_labels,
+)
+from selu.tasks.judging import judge_probe
+from selu.tasks.rollout import PolicyChoice, freeze_probe, roll_out_shard
+from selu.tasks.stages import Made, Model, Shard, Value, shards
+
+__all__ = ["Contestants", "Evaluated", "Learned", "evaluation"]
+
+_SEED = derived_seed(0, "evaluation")
+
+_MIXED_POLICIES = {
+    "planner": PolicyChoice(kind="planner"),
+    "noisy planner": PolicyChoice(kind="planner", noise=0.3),
+    "random": PolicyChoice(kind="random"),
+}
+"""Who plays the trajectories that the critic is tested on; the first and the last are also the actor's ceiling and floor."""
+
+
+class Contestants(Value):
+    """The two models of one phase."""
+
+    actor: Model
+    critic: Model
+
+
+class Learned(Value):
+    """What was collected and labelled in a round, for the quality of its labels."""
+
+    episodes: tuple[ArtifactRef, ...]
+    oracle: tuple[OracleRef, ...]
+    labels: tuple[LabelRun, ...]
+
+
+class Evaluated(Value):
+    """What an evaluation made."""
+
+    metrics: tuple[ArtifactRef, ...]
+    made: tuple[Made, ...] = Field(description="by all its tasks")
+
+
+@flow(
+    name="evaluation",
+    flow_run_name="evaluation of {run} round {round_number}",
+    task_runner=one_at_a_time(),
+    persist_result=False,
+)
+def evaluation(
+    settings: Settings,
+    before: Contestants,
+    after: Contestants | None,
+    learned: Learned | None,
+    run: str,
+    round_number: int,
+) -> Evaluated:
+    """Evaluate models, and the labels that a round made if `learned` says which."""
+    workspace, sizes = Workspace.of(settings), settings.evaluation
+    account = Account()
+    actor_runs: list[ActorRun] = []
+    critic_runs: list[CriticRun] = []
+    probes: list[tuple[Literal["A", "B"], Literal["probe_a", "probe_b"], int, int]] = [
+        ("A", "probe_a", sizes.actor_episodes_a, sizes.critic_episodes_a),
+        ("B", "probe_b", sizes.actor_episodes_b, sizes.critic_episodes_b),
+    ]
+    contestants: list[tuple[Literal["before", "after"], Contestants]] = [("before", before)]
+    if after is not None:
+        contestants.append(("after", after))
+
+    for probe, name, actor_episodes, critic_episodes in probes:
+        if actor_episodes:
+            for phase, pair in contestants:
+                policy = PolicyChoice(model=pair.actor, temperature=sizes.temperature, history=settings.rollout.history)
+                label = f"evaluation: actor {phase}, probe {probe}"
+                episodes, oracle = _record(account, workspace, settings, label, name, actor_episodes, policy)
+                actor_runs.append(ActorRun(phase=phase, probe=probe, method="selu", episodes=episodes, oracle=oracle))
+        if critic_episodes:
+            recordings: dict[str, Sequence[ArtifactRef]] = {}
+            truths: dict[str, Sequence[OracleRef]] = {}
+            for policy_name, policy in _MIXED_POLICIES.items():
+                label = f"evaluation: {policy_name}, probe {probe}"
+                # Half as many tasks as trajectories: the planner solves them all, so that half are successes.
+                tasks = (critic_episodes + 1) // 2
+                episodes, oracle = _record(account, workspace, settings, label, name, tasks, policy)
+                recordings[policy_name], truths[policy_name] = episodes, oracle
+                actor_runs.append(
+                    ActorRun(phase="before", probe=probe, method=policy_name, episodes=episodes, oracle=oracle)
+                )
+            frozen = account.one(
+                freeze_critic_probe(
+                    workspace,
+                    Shard(stage=f"evaluation: trajectories of probe {probe}"),
+                    recordings,
+                    truths,
+                    critic_episodes,
+                    _SEED,
+                )
+            )
+            for phase, pair in contestants:
+                judged = account.one(
+                    judge_probe(
+                        workspace,
+                        Shard(stage=f"evaluation: critic {phase}, probe {probe}"),
+                        frozen.ref,
+                        pair.critic,
+                        settings.self_asking,
+                        _SEED,
+                    )
+                )
+                critic_runs.append(
+                    CriticRun(
+                        phase=phase, probe=probe, trajectories=frozen.ref, truth=frozen.truth, judgements=judged.ref
+                    )
+                )
+
+    figures = [
+        measure_actor(
+            workspace, Shard(stage="evaluation: figures of the actor"), actor_runs, sizes, run, round_number, _SEED
+        ),
+        measure_critic(
+            workspace, Shard(stage="evaluation: figures of the critic"), critic_runs, sizes, run, round_number, _SEED
+        ),
+    ]
+    if learned is not None:
+        figures.append(
+            measure_labels(
+                workspace,
+                Shard(stage="evaluation: figures of the labels"),
+                learned.episodes,
+                learned.oracle,
+                learned.labels,
+                sizes,
+                run,
+                round_number,
+                _SEED,
+            )
+        )
+    metrics = tuple(account.one(made).ref for made in figures)
+    return Evaluated(metrics=metrics, made=tuple(account.made))
+
+
+def _record(
+    account: Account,
+    workspace: Workspace,
+    settings: Settings,
+    label: str,
+    probe: Literal["probe_a", "probe_b"],
+    count: int,
+    policy: PolicyChoice,
+) -> tuple[tuple[ArtifactRef, ...], tuple[OracleRef, ...]]:
+    """Let a policy play `count` tasks of a frozen probe set."""
+    tasks = account.one(freeze_probe(workspace, Shard(stage=f"{label}: tasks"), probe, count))
+    played = account.all(
+        roll_out_shard.submit(workspace, shard, tasks.ref, policy, settings.world, settings.rollout, _SEED)
+        for shard in shards(label, count, settings.rollout.shard_size)
+    )
+    return tuple(made.ref for made in played), tuple(made.oracle for made in played)

@@ -1,0 +1,287 @@
+"""Rolling out a policy: several worlds side by side in lockstep, one batched question to the policy a tick.
+
+The result depends on the tasks, seeds, policy and number of worlds, and on nothing else: episode ``i`` runs in world
+``i mod n``, and each action is drawn from a generator of its own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from selu.config import WorldSettings
+from selu.errors import WorldError
+from selu.frames import encode_picture
+from selu.models.base import Prompt, Reply, VisionLanguageModel
+from selu.prompting import act_prompt
+from selu.records import Episode, Frame, OracleEpisode, OracleStep, Step, Task
+from selu.worlds.actions import parse_action
+from selu.worlds.base import Frame as Picture
+from selu.worlds.base import World, holds
+from selu.worlds.planner import next_action, random_action
+from selu.worlds.registry import make_world
+
+__all__ = [
+    "ActorPolicy",
+    "PlannerPolicy",
+    "Policy",
+    "RandomPolicy",
+    "Recording",
+    "Situation",
+    "WorldPool",
+    "episode_id",
+    "roll_out",
+    "shared_pool",
+]
+
+@dataclass(frozen=True)
+class Situation:
+    """What a policy is asked about. ``world`` is there for scripted policies alone, which may read the truth."""
+
+    instruction: str
+    frame: Picture
+    history: tuple[str, ...]
+    seed: int
+    world: World | None
+
+class Policy(Protocol):
+    """Whatever chooses actions."""
+
+    @property
+    def revision(self) -> str:
+        """Content hash or name: equal revisions act alike."""
+        ...
+
+    scripted: bool
+    """Whether it may see the world itself."""
+
+    def act(self, situations: Sequence[Situation]) -> list[Reply]:
+        """One action text for each situation."""
+        ...
+
+class ActorPolicy:
+    """A vision-language model that writes actions."""
+
+    scripted = False
+
+    def __init__(self, model: VisionLanguageModel, *, temperature: float, max_new_tokens: int, history: int) -> None:
+        self.model, self.temperature = model, temperature
+        self.max_new_tokens, self.history = max_new_tokens, history
+
+    @property
+    def revision(self) -> str:
+        return self.model.revision
+
+    def prompt(self, situation: Situation) -> Prompt:
+        """What the model reads: the instruction, its own last actions if the settings say so, and the frame."""
+        before = situation.history[-self.history :] if self.history else ()
+        return Prompt((situation.frame,), act_prompt(situation.instruction, before))
+
+    def act(self, situations: Sequence[Situation]) -> list[Reply]:
+        return self.model.generate(
+            [self.prompt(s) for s in situations],
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            seeds=[s.seed for s in situations],
+        )
+
+class RandomPolicy:
+    """The floor: any action of the grammar."""
+
+    revision = "random"
+    scripted = False
+
+    def act(self, situations: Sequence[Situation]) -> list[Reply]:
+        return [Reply(random_action(np.random.default_rng(s.seed)), 0.0) for s in situations]
+
+class PlannerPolicy:
+    """The ceiling: the scripted planner, with a share of random actions if ``noise`` is above 0."""
+
+    scripted = True
+
+    def __init__(self, noise: float = 0.0) -> None:
+        self.noise = noise
+        self.revision = f"planner-noise-{noise:g}" if noise else "planner"
+
+    def act(self, situations: Sequence[Situation]) -> list[Reply]:
+        replies = []
+        for s in situations:
+            rng = np.random.default_rng(s.seed)
+            assert s.world is not None, "a scripted policy is given the world"
+            text = random_action(rng) if rng.random() < self.noise else next_action(s.world, s.history)
+            replies.append(Reply(text, 0.0))
+        return replies
+
+@dataclass
+class Recording:
+    """What a rollout made: the episodes as lived, and apart from them the truth."""
+
+    episodes: list[Episode] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    frames: list[Frame] = field(default_factory=list)
+    oracle_episodes: list[OracleEpisode] = field(default_factory=list)
+    oracle_steps: list[OracleStep] = field(default_factory=list)
+
+    def extend(self, other: Recording) -> None:
+        """Append another recording."""
+        for name in ("episodes", "steps", "frames", "oracle_episodes", "oracle_steps"):
+            getattr(self, name).extend(getattr(other, name))
+
+def episode_id(task: Task, policy: Policy, seed: int) -> str:
+    """The hash that names an episode."""
+    return hashlib.sha256(f"{task.task_id}|{policy.revision}|{seed}".encode()).hexdigest()[:16]
+
+class _Lane:
+    """One world and the episode that runs in it."""
+
+    def __init__(self, world: World, task: Task, seed: int, policy: Policy) -> None:
+        self.world, self.task, self.seed, self.policy = world, task, seed, policy
+        self.id = episode_id(task, policy, seed)
+        self.actions: list[str] = []
+        self.made = Recording()
+        self.finished = False
+        self.picture, _ = world.reset(seed=seed, options={"task": task})
+        self._record_frame()
+
+    def situation(self) -> Situation:
+        draw = np.random.SeedSequence([self.seed, len(self.actions)]).generate_state(1, np.uint64)[0]
+        world = self.world if self.policy.scripted else None
+        return Situation(self.task.instruction, self.picture, tuple(self.actions), int(draw) >> 1, world)
+
+    def step(self, reply: Reply, prompt: str) -> None:
+        well_formed = parse_action(reply.text) is not None
+        self.made.steps.append(
+            Step(
+                episode_id=self.id,
+                step=len(self.actions),
+                prompt=prompt,
+                action=reply.text,
+                well_formed=well_formed,
+                log_probability=reply.log_probability,
+            )
+        )
+        self.actions.append(reply.text)
+        self.picture, _, terminated, truncated, _ = self.world.step(reply.text)
+        self._record_frame()
+        if terminated or truncated:
+            self._finish(terminated)
+
+    def _record_frame(self) -> None:
+        index = len(self.actions)
+        truth = self.world.oracle()
+        self.made.frames.append(Frame(episode_id=self.id, frame_index=index, image=encode_picture(self.picture)))
+        self.made.oracle_steps.append(
+            OracleStep(
+                episode_id=self.id,
+                frame_index=index,
+                action_success=truth.action_success,
+                error_message=truth.error_message,
+                goal_holds=holds(self.task.goal, truth.facts),
+                facts=json.dumps(truth.facts, sort_keys=True),
+            )
+        )
+
+    def _finish(self, terminated: bool) -> None:
+        self.finished = True
+        self.made.episodes.append(
+            Episode(
+                episode_id=self.id,
+                task_id=self.task.task_id,
+                scene=self.task.scene,
+                instruction=self.task.instruction,
+                seed=self.seed,
+                policy=self.policy.revision,
+                length=len(self.actions),
+                finish_reason="done" if terminated else "step_limit",
+            )
+        )
+        success = self.made.oracle_steps[-1].goal_holds
+        self.made.oracle_episodes.append(OracleEpisode(episode_id=self.id, success=success))
+
+def roll_out(
+    tasks: Sequence[Task],
+    seeds: Sequence[int],
+    policy: Policy,
+    worlds: Sequence[World],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Recording:
+    """Play each task once and return the recording in the tasks' order.
+
+    ``seeds[i]`` decides the draws of episode ``i``. Raises WorldError if a simulator is lost; nothing is half-recorded.
+    """
+    if len(tasks) != len(seeds):
+        raise ValueError(f"one seed a task: got {len(tasks)} tasks and {len(seeds)} seeds")
+    waiting = [list(range(lane, len(tasks), len(worlds))) for lane in range(len(worlds))]
+    running: dict[int, tuple[int, _Lane]] = {}
+    made: dict[int, Recording] = {}
+    with ThreadPoolExecutor(max_workers=len(worlds)) as threads:
+        while len(made) < len(tasks):
+            free = [k for k in range(len(worlds)) if k not in running and waiting[k]]
+            numbers = [waiting[k].pop(0) for k in free]
+            started = threads.map(lambda k, i: _Lane(worlds[k], tasks[i], seeds[i], policy), free, numbers)
+            running.update({k: (i, lane) for k, i, lane in zip(free, numbers, started, strict=True)})
+            lanes = [running[k] for k in sorted(running)]
+            situations = [lane.situation() for _, lane in lanes]
+            replies = policy.act(situations)
+            prompts = [policy.prompt(s).text if isinstance(policy, ActorPolicy) else "" for s in situations]
+            list(threads.map(lambda item, r, p: item[1].step(r, p), lanes, replies, prompts))
+            for k in sorted(running):
+                i, lane = running[k]
+                if lane.finished:
+                    made[i] = lane.made
+                    del running[k]
+                    if progress is not None:
+                        progress(len(made), len(tasks))
+    recording = Recording()
+    for i in range(len(tasks)):
+        recording.extend(made[i])
+    return recording
+
+class WorldPool:
+    """Worlds of one kind, kept alive from shard to shard; after an error all are started afresh."""
+
+    def __init__(self, settings: WorldSettings) -> None:
+        self.settings = settings
+        self._free: list[World] = []
+
+    @contextmanager
+    def worlds(self, count: int) -> Iterator[list[World]]:
+        """Borrow ``count`` worlds."""
+        taken = [self._free.pop() for _ in range(min(count, len(self._free)))]
+        try:
+            if len(taken) < count:
+                with ThreadPoolExecutor(max_workers=4) as threads:
+                    taken += threads.map(lambda _: make_world(self.settings), range(count - len(taken)))
+            yield taken
+        except BaseException:
+            for world in taken:
+                with suppress(WorldError, OSError):
+                    world.close()
+            raise
+        self._free += taken
+
+    def close(self) -> None:
+        """Stop every world."""
+        while self._free:
+            self._free.pop().close()
+
+_pools: dict[str, WorldPool] = {}
+
+def shared_pool(settings: WorldSettings) -> WorldPool:
+    """This process's pool for these settings; closed at exit."""
+    key = settings.model_dump_json()
+    if key not in _pools:
+        _pools[key] = WorldPool(settings)
+        atexit.register(_pools[key].close)
+    return _pools[key]
+
+assert DONE == "Done"

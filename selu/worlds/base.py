@@ -1,0 +1,62 @@
+"""The contract that every world fulfils."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from selu.records import Condition, Task
+
+Frame = NDArray[np.uint8]
+
+PREDICATES = ("held", "open", "closed", "on", "off", "inside", "broken", "sliced", "dirty", "clean", "filled", "empty")
+
+
+@dataclass(frozen=True)
+class OracleState:
+    """The truth about the present moment. Only a rollout's recorder asks for it, and only evaluation reads it.
+
+    ``facts`` lists object types by predicate (``inside``: pairs of type and receptacle type). ``closed``, ``off``,
+    ``clean`` and ``empty`` list the types of which no instance is open, on, dirty or filled.
+    """
+
+    action_success: bool
+    error_message: str
+    facts: Mapping[str, Any]
+
+
+def holds(goal: tuple[Condition, ...], facts: Mapping[str, Any]) -> bool:
+    """Whether every condition of a goal is among the facts; an empty goal never holds."""
+    return bool(goal) and all(
+        ([c.object_type, c.receptacle_type] if c.predicate == "inside" else c.object_type) in facts[c.predicate]
+        for c in goal
+    )
+
+
+class World(gymnasium.Env[Frame, str]):
+    """A Gymnasium environment with RGB observations ``(H, W, 3) uint8`` and actions as text.
+
+    ``reset(seed=, options={"task": Task})`` gives ``(frame, {})``; ``step(text)`` gives ``(frame, 0.0, terminated,
+    truncated, {})``. There is no reward and the info is empty: what a world knows is asked by :meth:`oracle` alone. An
+    episode terminates on the actor's own ``Done`` and is truncated at the step limit, never because a goal was reached.
+    A text that is no action counts as a step and does nothing.
+    """
+
+    @abstractmethod
+    def oracle(self) -> OracleState:
+        """The truth about the present moment."""
+
+    @property
+    @abstractmethod
+    def task(self) -> Task:
+        """The task of the running episode."""
+
+    @abstractmethod
+    def candidates(self) -> Mapping[str, Any]:
+        """Ground truth for the scripted planner: metadata of the scene as the simulator gives it."""

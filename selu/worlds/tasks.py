@@ -1,0 +1,314 @@
+"""Tasks: an instruction in a scene, a start, and a goal; drawn by a seed and proven solvable by the planner.
+
+A goal is about the end of an episode. `open the drawer` starts with every drawer closed and is done if one is open;
+`close the drawer` starts with one open and is done if none is. Other things are open or on at random, so that what is
+open in the picture is not always what was asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selu.config import TaskSettings, scenes_of_split
+from selu.errors import ConfigError
+from selu.records import Condition, Setup, Task
+from selu.worlds.base import World, holds
+from selu.worlds.vocabulary import NAMES, spoken_name
+
+__all__ = ["FROZEN", "Draft", "frozen_tasks", "generate_tasks", "start_key", "user_tasks"]
+
+FROZEN = Path(__file__).parent / "frozen"
+PICKUPABLE = tuple(NAMES)[: tuple(NAMES).index("Fridge")]
+OPENABLE = ("Laptop", "Box", "Fridge", "Microwave", "Cabinet", "Drawer", "Toilet")
+TOGGLEABLE = ("Candle", "DeskLamp", "FloorLamp", "Television", "CoffeeMachine")
+BREAKABLE = ("Mug", "Bowl", "Plate", "Vase", "Laptop", "Television")
+SLICEABLE = ("Apple", "Bread")
+RECEPTACLES = (
+    "Fridge", "Microwave", "Cabinet", "CounterTop", "DiningTable", "Desk", "SideTable", "CoffeeTable", "Bed", "Sofa",
+    "Sink", "GarbageCan", "Dresser",
+)  # fmt: skip
+ENCLOSING = frozenset({"Fridge", "Microwave", "Cabinet", "Drawer", "Box", "Sink", "GarbageCan", "Toilet", "Laptop"})
+"""Receptacles one puts things *in*."""
+MANY = ("Cabinet", "Drawer")
+ATTEMPTS = 40
+"""Draws for one task before the generator says that the scenes have none."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a kind of task asks for, before it has a start pose."""
+
+    instruction: str
+    goal: tuple[Condition, ...]
+    target: str
+    """Object id that the start pose is chosen by."""
+    states: Mapping[str, Mapping[str, bool]]
+    held: str | None = None
+
+
+Objects = Sequence[Mapping[str, Any]]
+
+
+def start_key(task: Task) -> tuple[Any, ...]:
+    """What must differ between practice and probe: scene, goal objects, start pose."""
+    about = tuple(sorted({c.object_type for c in task.goal}))
+    return (task.scene, about, task.setup.position, task.setup.rotation)
+
+
+def generate_tasks(
+    settings: TaskSettings, world: World, seed: int, count: int, *, freezing: bool = False
+) -> list[Task]:
+    """``count`` tasks; the same settings and seed give the same tasks.
+
+    Kinds and scenes take turns. Each task is played once by the planner, and one that it cannot solve within the step
+    limit is drawn again, as is one of the learning scenes that begins like one of probe A (unless it is probe A that is
+    being made: ``freezing``). A user's own instructions (``settings.instructions``) are taken as they are.
+
+    Raises:
+        ConfigError: the scenes hold no solvable task of a kind.
+    """
+    scenes = settings.scenes or scenes_of_split(settings.split)
+    if settings.instructions is not None:
+        return user_tasks(settings.instructions, world, scenes, seed, count)
+    tasks: list[Task] = []
+    reserved = {start_key(t) for t in frozen_tasks("probe_a")} if settings.split == "learning" and not freezing else set()
+    # Which scenes have tasks of a kind depends on the room (no toilet in a kitchen): scenes are tried in a shuffled order.
+    for i in range(count):
+        kind = settings.kinds[i % len(settings.kinds)]
+        rng = np.random.default_rng(np.random.SeedSequence([seed, i]))
+        order = rng.permutation(len(scenes))
+        for attempt in range(ATTEMPTS):
+            scene = scenes[int(order[attempt % len(scenes)])]
+            task = _draw(kind, scene, world, rng)
+            if task is not None and start_key(task) not in reserved and _is_solvable(task, world):
+                tasks.append(task)
+                break
+        else:
+            raise ConfigError(
+                f"No solvable task of kind `{kind}` was found in {len(scenes)} scenes after {ATTEMPTS} draws. "
+                "Leave the kind out of tasks.kinds, or name more scenes in tasks.scenes."
+            )
+    return tasks
+
+
+def _draw(kind: str, scene: str, world: World, rng: np.random.Generator) -> Task | None:
+    spawn_seed = int(rng.integers(2**31))
+    blank = _finish(scene, kind, "look around", (), Setup(spawn_seed=spawn_seed, position=(0, 0.9, 0), rotation=0))
+    world.reset(options={"task": blank})
+    truth = world.candidates()
+    objects: Objects = truth["metadata"]["objects"]
+    draft = _KINDS[kind](objects, rng)
+    if draft is None:
+        return None
+    states = {**_distractions(objects, draft, rng), **{k: dict(v) for k, v in draft.states.items()}}
+    position, rotation = _start_pose(draft.target, objects, truth["reachable"], rng)
+    setup = Setup(spawn_seed=spawn_seed, states=states, held=draft.held, position=position, rotation=rotation)
+    return _finish(scene, kind, draft.instruction, draft.goal, setup)
+
+
+def _finish(scene: str, kind: str, instruction: str, goal: tuple[Condition, ...], setup: Setup) -> Task:
+    content = json.dumps([scene, kind, instruction, setup.model_dump(mode="json")], sort_keys=True)
+    return Task(
+        task_id=hashlib.sha256(content.encode()).hexdigest()[:16],
+        scene=scene,
+        kind=kind,
+        instruction=instruction,
+        goal=goal,
+        setup=setup,
+    )
+
+
+def _is_solvable(task: Task, world: World) -> bool:
+    from selu.worlds.planner import solve  # the planner knows tasks
+
+    world.reset(options={"task": task})
+    if holds(task.goal, world.oracle().facts):
+        return False
+    solve(world)
+    return holds(task.goal, world.oracle().facts)
+
+
+def _start_pose(
+    target: str, objects: Objects, reachable: np.ndarray[Any, np.dtype[np.float64]], rng: np.random.Generator
+) -> tuple[tuple[float, float, float], float]:
+    """Somewhere 1.7 to 5 m from the target, so that it must be walked up to, looking roughly its way half of the time."""
+    centre = next(o for o in objects if o["objectId"] == target)["position"]
+    offsets = np.array([centre["x"], centre["z"]]) - reachable
+    distance = np.linalg.norm(offsets, axis=1)
+    near = np.flatnonzero((distance > 1.7) & (distance < 5.0))
+    # In a small room: among the farthest places.
+    k = int(rng.choice(near if len(near) >= 5 else np.argsort(-distance)[:10]))
+    facing = np.degrees(np.arctan2(offsets[k, 0], offsets[k, 1]))
+    turn = float(rng.choice([-45, 0, 0, 45])) if rng.random() < 0.5 else float(rng.integers(8) * 45)
+    yaw = float((round(facing / 45) * 45 + turn) % 360)
+    return (float(reachable[k, 0]), 0.9, float(reachable[k, 1])), yaw
+
+
+def _distractions(objects: Objects, draft: Draft, rng: np.random.Generator) -> dict[str, dict[str, bool]]:
+    """Random states of things that the goal is not about."""
+    about = {c.object_type for c in draft.goal} | {c.receptacle_type for c in draft.goal}
+    states: dict[str, dict[str, bool]] = {}
+    for o in objects:
+        if o["objectType"] in about:
+            continue
+        if o["objectType"] in OPENABLE and o["openable"] and rng.random() < (0.08 if o["objectType"] in MANY else 0.25):
+            states[o["objectId"]] = {"isOpen": True}
+        elif o["objectType"] in TOGGLEABLE and o["toggleable"]:
+            states[o["objectId"]] = {"isToggled": bool(rng.random() < 0.35)}
+    return states
+
+
+# --- kinds -----------------------------------------------------------------------------------------------------------
+
+
+def _instances(objects: Objects, types: Iterable[str], able: str) -> dict[str, list[Mapping[str, Any]]]:
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for o in objects:
+        if o["objectType"] in types and o[able]:
+            found.setdefault(o["objectType"], []).append(o)
+    return found
+
+
+def _choose(found: Mapping[str, Any], rng: np.random.Generator, without: Iterable[str] = ()) -> str | None:
+    left = sorted(set(found) - set(without))
+    return left[int(rng.integers(len(left)))] if left else None
+
+
+def _pick_up(objects: Objects, rng: np.random.Generator, without: Iterable[str] = ()) -> Draft | None:
+    found = _instances(objects, PICKUPABLE, "pickupable")
+    chosen = _choose(found, rng, without)
+    if chosen is None:
+        return None
+    goal = (Condition(predicate="held", object_type=chosen),)
+    return Draft(f"pick up the {spoken_name(chosen)}", goal, found[chosen][0]["objectId"], {})
+
+
+def _change(
+    types: tuple[str, ...], able: str, state: str, to: bool, predicate: str, phrase: str
+) -> Callable[..., Draft | None]:
+    """A kind that turns ``state`` of one instance; every other instance of the type starts as the goal needs it."""
+
+    def draw(objects: Objects, rng: np.random.Generator, without: Iterable[str] = ()) -> Draft | None:
+        found = _instances(objects, types, able)
+        chosen = _choose(found, rng, without)
+        if chosen is None:
+            return None
+        target = found[chosen][int(rng.integers(len(found[chosen])))]
+        # To turn on: all are off. To turn off: only the target is on.
+        states = {o["objectId"]: {state: not to and o is target} for o in found[chosen]}
+        goal = (Condition.model_validate({"predicate": predicate, "object_type": chosen}),)
+        return Draft(phrase.format(spoken_name(chosen)), goal, target["objectId"], states)
+
+    return draw
+
+
+_open = _change(OPENABLE, "openable", "isOpen", True, "open", "open the {}")
+_close = _change(OPENABLE, "openable", "isOpen", False, "closed", "close the {}")
+_toggle_on = _change(TOGGLEABLE, "toggleable", "isToggled", True, "on", "turn on the {}")
+_toggle_off = _change(TOGGLEABLE, "toggleable", "isToggled", False, "off", "turn off the {}")
+_break = _change(BREAKABLE, "breakable", "isBroken", True, "broken", "break the {}")
+_slice = _change(SLICEABLE, "sliceable", "isSliced", True, "sliced", "slice the {}")
+
+
+def put_instruction(object_type: str, receptacle_type: str) -> str:
+    """`put the mug in the fridge`, `put the mug on the desk`."""
+    preposition = "in" if receptacle_type in ENCLOSING else "on"
+    return f"put the {spoken_name(object_type)} {preposition} the {spoken_name(receptacle_type)}"
+
+
+def _put(objects: Objects, rng: np.random.Generator, without: Iterable[str] = ()) -> Draft | None:
+    small = _instances(objects, PICKUPABLE, "pickupable")
+    chosen = _choose({t: i for t, i in small.items() if len(i) == 1}, rng, without)
+    places = _instances(objects, {*RECEPTACLES, "SinkBasin"}, "receptacle")
+    by_name: dict[str, list[Mapping[str, Any]]] = {}
+    for own, instances in places.items():
+        by_name.setdefault("Sink" if own == "SinkBasin" else own, []).extend(instances)
+    place = _choose(by_name, rng)
+    if chosen is None or place is None:
+        return None
+    thing = small[chosen][0]
+    target = by_name[place][int(rng.integers(len(by_name[place])))]
+    # One step: the thing is in hand, and what has a door stands open.
+    states = {target["objectId"]: {"isOpen": True}} if target["openable"] else {}
+    goal = (Condition(predicate="inside", object_type=chosen, receptacle_type=place),)
+    return Draft(put_instruction(chosen, place), goal, target["objectId"], states, held=thing["objectId"])
+
+
+def _two_step(objects: Objects, rng: np.random.Generator) -> Draft | None:
+    first_kind, second_kind = _PAIRS[int(rng.integers(len(_PAIRS)))]
+    first = _KINDS[first_kind](objects, rng)
+    if first is None:
+        return None
+    second = _KINDS[second_kind](objects, rng, without={c.object_type for c in first.goal})
+    if second is None:
+        return None
+    return Draft(
+        f"{first.instruction} and then {second.instruction}",
+        first.goal + second.goal,
+        first.target,
+        {**first.states, **second.states},
+    )
+
+
+_KINDS: dict[str, Callable[..., Draft | None]] = {
+    "pick_up": _pick_up,
+    "open": _open,
+    "close": _close,
+    "toggle_on": _toggle_on,
+    "toggle_off": _toggle_off,
+    "put": _put,
+    "break": _break,
+    "slice": _slice,
+    "two_step": _two_step,
+}
+_PAIRS = (
+    ("open", "pick_up"),
+    ("pick_up", "open"),
+    ("toggle_on", "pick_up"),
+    ("pick_up", "toggle_on"),
+    ("close", "toggle_off"),
+    ("open", "toggle_on"),
+    ("toggle_off", "close"),
+    ("pick_up", "close"),
+)
+"""Compositions whose goals can hold together at the end."""
+
+
+# --- given tasks -----------------------------------------------------------------------------------------------------
+
+
+def user_tasks(path: Path, world: World, scenes: Sequence[str], seed: int, count: int) -> list[Task]:
+    """A user's own instructions, one a line (``# ...`` is a comment), each with a random start; no goal is known."""
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    texts = [line for line in lines if line and not line.startswith("#")]
+    if not texts:
+        raise ConfigError(f"{path} holds no instruction; expected one a line.")
+    tasks = []
+    for i in range(count):
+        rng = np.random.default_rng(np.random.SeedSequence([seed, i]))
+        scene = scenes[int(rng.integers(len(scenes)))]
+        setup = Setup(spawn_seed=int(rng.integers(2**31)), position=(0, 0.9, 0), rotation=0)
+        world.reset(options={"task": _finish(scene, "own", texts[i % len(texts)], (), setup)})
+        reachable = world.candidates()["reachable"]
+        x, z = reachable[int(rng.integers(len(reachable)))]
+        setup = setup.model_copy(
+            update={"position": (float(x), 0.9, float(z)), "rotation": float(rng.integers(8) * 45)}
+        )
+        tasks.append(_finish(scene, "own", texts[i % len(texts)], (), setup))
+    return tasks
+
+
+def frozen_tasks(name: str) -> list[Task]:
+    """A shipped task set: ``probe_a`` (learning scenes) or ``probe_b`` (transfer scenes). Raises ConfigError."""
+    path = FROZEN / f"{name}.jsonl"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in FROZEN.glob("*.jsonl")))
+        raise ConfigError(f"There is no frozen task set `{name}`; there are: {known}.")
+    return [Task.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]

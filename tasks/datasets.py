@@ -1,0 +1,234 @@
+"""Steps 5 and 7: what the critic labelled becomes a dataset version, for itself and for the actor."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import pyarrow.parquet as pq
+
+from selu.config import DatasetSettings
+from selu.errors import ArtifactError, ConfigError
+from selu.prompting import prompts_digest
+from selu.records import Answer, Question, Relabel, Verdict
+from selu.rounds import Workspace
+from selu.store import ArtifactRef, Json, Store, write_table
+from selu.tasks.frames import read_selected_frames
+from selu.tasks.progress import Meter
+from selu.tasks.stages import (
+    Made,
+    Shard,
+    Stage,
+    make,
+    read_all,
+    read_episodes,
+    read_frames,
+    read_steps,
+    stage_task,
+)
+
+if TYPE_CHECKING:
+    import datasets
+
+    from selu.datasets import DatasetCard
+
+__all__ = ["make_actor_dataset", "make_critic_dataset", "read_dataset"]
+
+_MODULES = ("selu.datasets", "selu.prompting", "selu.frames")
+CRITIC_DATASET = Stage(name="critic-dataset", version=1, modules=_MODULES)
+ACTOR_DATASET = Stage(name="actor-dataset", version=1, modules=_MODULES)
+
+
+def read_dataset(store: Store, ref: ArtifactRef, config: Literal["actor", "critic"]) -> datasets.Dataset:
+    """The rows of a dataset version, in memory and past the datasets library's cache.
+
+    Raises:
+        ArtifactError: the artifact is missing or altered, or its rows cannot be read.
+    """
+    import datasets
+
+    store.verify(ref)
+    path = store.path(ref) / "data" / f"{config}-train.parquet"
+    try:
+        with pq.ParquetFile(path) as file:
+            return datasets.Dataset(datasets.table.InMemoryTable(file.read()))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"the dataset {path} cannot be read: {error}") from error
+
+
+def _replay_digest(dataset: DatasetSettings) -> str | None:
+    """Hash of the frozen corpus that is rehearsed, None if none is."""
+    if dataset.replay == 0:
+        return None
+    from selu.models import EMBEDDED_MODEL
+
+    corpus = EMBEDDED_MODEL / "replay.parquet"
+    try:
+        with corpus.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigError(
+            f"the corpus to rehearse from cannot be read ({corpus}: {error.strerror}); reinstall the project, or set "
+            "dataset.replay=0 to train without rehearsal"
+        ) from error
+
+
+def _replay(dataset: DatasetSettings) -> datasets.Dataset | None:
+    if dataset.replay == 0:
+        return None
+    from selu.base_model.corpus import load_replay
+
+    return load_replay()
+
+
+def _save(path: Path, rows: datasets.Dataset, config: Literal["actor", "critic"], card: DatasetCard) -> None:
+    from selu.datasets import Lineage, lineage, save_dataset_version
+
+    save_dataset_version(path, {config: rows}, card)
+    write_table(path / f"{config}_rows.parquet", lineage(rows), Lineage)
+
+
+def _card(
+    who: Literal["actor", "critic"], round_number: int, recipe: dict[str, Json], parents: dict[str, str]
+) -> DatasetCard:
+    from selu.datasets import DatasetCard
+
+    learned = {
+        "critic": "Verdicts on its own questions, as the critic answered them, to learn from.",
+        "actor": "Actions of trajectories that the improved critic accepted, under their own or a relabeled instruction.",
+    }
+    return DatasetCard(
+        name=f"selu/{who}-round{round_number}",
+        pretty_name=f"SELU {who}, round {round_number}",
+        description=learned[who],
+        round=round_number,
+        parents=parents,
+        recipe=recipe,
+    )
+
+
+def _parents(**refs: Sequence[ArtifactRef]) -> dict[str, str]:
+    return {
+        name if len(listed) == 1 else f"{name} {number + 1}": ref.digest
+        for name, listed in refs.items()
+        for number, ref in enumerate(listed)
+    }
+
+
+@stage_task(CRITIC_DATASET)
+def make_critic_dataset(
+    workspace: Workspace,
+    shard: Shard,
+    round_number: int,
+    episodes: Sequence[ArtifactRef],
+    frames: Sequence[ArtifactRef],
+    judgements: Sequence[ArtifactRef],
+    relabels: Sequence[ArtifactRef],
+    previous: ArtifactRef | None,
+    dataset: DatasetSettings,
+    seed: int,
+) -> Made:
+    """The critic's dataset version of a round, out of all shards; `previous` is that of the round before."""
+    recipe: dict[str, Json] = {
+        "dataset": dataset.model_dump(mode="json"),
+        "replay": _replay_digest(dataset),
+        "prompts": prompts_digest(),
+        "seed": seed,
+        "round": round_number,
+    }
+    earlier = [previous] if previous is not None and dataset.reuse_previous_rounds else []
+
+    def compute(path: Path, report: Meter) -> None:
+        from selu.datasets import critic_rows
+
+        store = workspace.store()
+        rows = critic_rows(
+            read_episodes(store, episodes),
+            read_selected_frames(store, episodes, frames),
+            read_all(store, [*judgements, *relabels], "questions", Question),
+            read_all(store, [*judgements, *relabels], "answers", Answer),
+            read_all(store, judgements, "verdicts", Verdict),
+            read_all(store, relabels, "relabels", Relabel),
+            dataset,
+            seed=seed,
+            replay=_replay(dataset),
+            previous=read_dataset(store, earlier[0], "critic") if earlier else None,
+        )
+        _refuse_nothing(rows, "critic")
+        parents = _parents(episodes=episodes, judgements=judgements, relabels=relabels, previous=earlier)
+        _save(path, rows, "critic", _card("critic", round_number, recipe, parents))
+
+    return make(
+        workspace,
+        CRITIC_DATASET,
+        shard,
+        "critic_dataset",
+        compute,
+        config=recipe,
+        inputs=[*episodes, *frames, *judgements, *relabels, *earlier],
+    )
+
+
+@stage_task(ACTOR_DATASET)
+def make_actor_dataset(
+    workspace: Workspace,
+    shard: Shard,
+    round_number: int,
+    episodes: Sequence[ArtifactRef],
+    judgements: Sequence[ArtifactRef],
+    relabels: Sequence[ArtifactRef],
+    previous: ArtifactRef | None,
+    dataset: DatasetSettings,
+    history: int,
+    seed: int,
+) -> Made:
+    """The actor's dataset version of a round, out of what the improved critic accepted."""
+    recipe: dict[str, Json] = {
+        "dataset": dataset.model_dump(mode="json"),
+        "replay": _replay_digest(dataset),
+        "prompts": prompts_digest(),
+        "history": history,
+        "seed": seed,
+        "round": round_number,
+    }
+    earlier = [previous] if previous is not None and dataset.reuse_previous_rounds else []
+
+    def compute(path: Path, report: Meter) -> None:
+        from selu.datasets import actor_rows
+
+        store = workspace.store()
+        rows = actor_rows(
+            read_episodes(store, episodes),
+            read_steps(store, episodes),
+            read_frames(store, episodes),
+            read_all(store, judgements, "verdicts", Verdict),
+            read_all(store, relabels, "relabels", Relabel),
+            dataset,
+            seed=seed,
+            history=history,
+            replay=_replay(dataset),
+            previous=read_dataset(store, earlier[0], "actor") if earlier else None,
+        )
+        _refuse_nothing(rows, "actor")
+        parents = _parents(episodes=episodes, judgements=judgements, relabels=relabels, previous=earlier)
+        _save(path, rows, "actor", _card("actor", round_number, recipe, parents))
+
+    return make(
+        workspace,
+        ACTOR_DATASET,
+        shard,
+        "actor_dataset",
+        compute,
+        config=recipe,
+        inputs=[*episodes, *judgements, *relabels, *earlier],
+    )
+
+
+def _refuse_nothing(rows: datasets.Dataset, who: Literal["actor", "critic"]) -> None:
+    if len(rows) == 0:
+        raise ConfigError(
+            f"the critic accepted no label that the {who} could learn from; collect more episodes (tasks.episodes) or "
+            "accept answers at a lower confidence (self_asking.confidence, hindsight.confidence)"
+        )

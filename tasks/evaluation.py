@@ -1,0 +1,381 @@
+"""Step 9: the only tasks that are given ground truth (:class:`~selu.store.OracleRef`).
+
+They freeze a balanced probe of trajectories for the critic, and turn recordings and judgements into figures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from selu.config import EvaluationSettings
+from selu.errors import ArtifactError
+from selu.evaluation import (
+    Judged,
+    MetricRow,
+    Phase,
+    Probe,
+    Series,
+    actor_metrics,
+    critic_metrics,
+    difference_metric,
+    error_correlation,
+    label_metrics,
+)
+from selu.records import Episode, Frame, OracleEpisode, Relabel, Verdict
+from selu.rounds import Workspace
+from selu.store import ArtifactRef, Json, OracleRef, Store, artifact_key, read_table, write_table
+from selu.tasks.judging import ProbeVerdict, read_probe
+from selu.tasks.progress import Meter
+from selu.tasks.stages import (
+    Made,
+    Shard,
+    Stage,
+    Value,
+    make,
+    read_all,
+    read_episodes,
+    read_frames,
+    read_oracle,
+    read_steps,
+    stage_task,
+    timed,
+)
+
+__all__ = [
+    "ActorRun",
+    "CriticRun",
+    "LabelRun",
+    "ProbeMade",
+    "freeze_critic_probe",
+    "measure_actor",
+    "measure_critic",
+    "measure_labels",
+]
+
+CRITIC_PROBE = Stage(name="critic-probe", version=1, modules=())
+_MODULES = ("selu.evaluation", "selu.statistics")
+ACTOR_METRICS = Stage(name="actor-metrics", version=1, modules=_MODULES)
+CRITIC_METRICS = Stage(name="critic-metrics", version=1, modules=_MODULES)
+LABEL_METRICS = Stage(name="label-metrics", version=1, modules=_MODULES)
+
+
+class ProbeMade(Made):
+    """Trajectories for the critic to judge, with the truth about them under a reference of its own."""
+
+    truth: OracleRef
+
+
+def _rank(seed: int, episode_id: str) -> str:
+    return hashlib.sha256(f"{seed} {episode_id}".encode()).hexdigest()
+
+
+def balanced_choice(
+    candidates: Mapping[str, Sequence[Episode]], success: Mapping[str, bool], count: int, seed: int
+) -> list[Episode]:
+    """`count` episodes, half of them successes, each half taken in turn from every policy.
+
+    `candidates` are episodes by the policy that played them. In turn, so that style (a tidy planner, a wandering random
+    policy) tells as little as possible about success. Where a half has too few, the other is cut to its size.
+    """
+    halves: list[list[Episode]] = []
+    for wanted in (True, False):
+        queues = [
+            sorted(
+                (row for row in rows if success[row.episode_id] is wanted), key=lambda row: _rank(seed, row.episode_id)
+            )
+            for _, rows in sorted(candidates.items())
+        ]
+        turns = [
+            queue[place] for place in range(max(map(len, queues), default=0)) for queue in queues if place < len(queue)
+        ]
+        halves.append(turns)
+    size = min(count // 2, *(len(half) for half in halves))
+    return sorted((row for half in halves for row in half[:size]), key=lambda row: _rank(seed, row.episode_id))
+
+
+@stage_task(CRITIC_PROBE)
+def freeze_critic_probe(
+    workspace: Workspace,
+    shard: Shard,
+    recordings: Mapping[str, Sequence[ArtifactRef]],
+    oracle: Mapping[str, Sequence[OracleRef]],
+    count: int,
+    seed: int,
+) -> ProbeMade:
+    """Choose a balanced set of trajectories from those of several policies, by the policies' names, and freeze it.
+
+    Only the last frame of each is kept: what a critic judges is how a trajectory ended.
+    """
+    store = workspace.store()
+    config: dict[str, Json] = {"count": count, "seed": seed, "policies": sorted(recordings)}
+    inputs = [ref.digest for name in sorted(recordings) for ref in (*recordings[name], *oracle[name])]
+    key = artifact_key(CRITIC_PROBE.name, CRITIC_PROBE.version, config, inputs)
+    found, truth = store.find("critic_probe", key), store.find_oracle("oracle_critic_probe", key)
+    if found is not None and truth is not None:
+        return ProbeMade(ref=found, truth=truth, cached=True, seconds=store.manifest(found).seconds)
+    provenance: dict[str, Json] = {
+        "stage": CRITIC_PROBE.name,
+        "version": CRITIC_PROBE.version,
+        "config": config,
+        "inputs": inputs,
+    }
+    with timed() as seconds:
+        candidates = {name: read_episodes(store, refs) for name, refs in recordings.items()}
+        known, _ = read_oracle(store, [ref for refs in oracle.values() for ref in refs])
+        success = {row.episode_id: row.success for row in known}
+        chosen = balanced_choice(candidates, success, count, seed)
+        if not chosen:
+            raise ArtifactError(
+                "the scripted policies recorded no success or no failure, so no balanced probe can be made for the "
+                "critic; raise evaluation.critic_episodes_a and evaluation.critic_episodes_b"
+            )
+        last = {(row.episode_id, row.length) for row in chosen}
+        frames = {
+            frame.episode_id: frame
+            for refs in recordings.values()
+            for frame in read_frames(store, refs)
+            if (frame.episode_id, frame.frame_index) in last
+        }
+        with store.create("critic_probe", key, provenance) as draft:
+            write_table(draft.path / "probe_episodes.parquet", chosen, Episode)
+            write_table(draft.path / "probe_frames.parquet", [frames[row.episode_id] for row in chosen], Frame)
+        with store.create_oracle("oracle_critic_probe", key, provenance) as sealed:
+            write_table(
+                sealed.path / "probe_truth.parquet",
+                [OracleEpisode(episode_id=row.episode_id, success=success[row.episode_id]) for row in chosen],
+                OracleEpisode,
+            )
+    return ProbeMade(ref=draft.ref, truth=sealed.ref, cached=False, seconds=seconds())
+
+
+# Figures -------------------------------------------------------------------------------------------------------------
+
+
+class ActorRun(Value):
+    """One policy's recordings on a probe set."""
+
+    phase: Phase
+    probe: Probe
+    method: str = Field(description="selu, or the name of a scripted policy: floor and ceiling")
+    episodes: tuple[ArtifactRef, ...]
+    oracle: tuple[OracleRef, ...]
+
+
+class CriticRun(Value):
+    """One critic's judgements on a probe set."""
+
+    phase: Phase
+    probe: Probe
+    trajectories: ArtifactRef
+    truth: OracleRef
+    judgements: ArtifactRef
+
+
+class LabelRun(Value):
+    """What one judging of the learning episodes labelled."""
+
+    phase: Phase
+    judgements: tuple[ArtifactRef, ...]
+    relabels: tuple[ArtifactRef, ...]
+
+
+def _write(path: Path, rows: Sequence[MetricRow]) -> None:
+    write_table(path / "metrics.parquet", rows, MetricRow)
+
+
+@stage_task(ACTOR_METRICS)
+def measure_actor(
+    workspace: Workspace,
+    shard: Shard,
+    runs: Sequence[ActorRun],
+    evaluation: EvaluationSettings,
+    run: str,
+    round_number: int,
+    seed: int,
+) -> Made:
+    """Rates of success and more of every policy, and the paired gain from `before` to `after` on each probe."""
+
+    def compute(path: Path, report: Meter) -> None:
+        store = workspace.store()
+        rows: list[MetricRow] = []
+        outcomes: dict[tuple[Probe, str, Phase], list[tuple[str, str, bool]]] = {}
+        for item in runs:
+            series = Series(run, round_number, "actor", item.phase, item.probe, item.method)
+            episodes = read_episodes(store, item.episodes)
+            truth, _ = read_oracle(store, item.oracle)
+            steps = read_steps(store, item.episodes)
+            rows += actor_metrics(series, episodes, steps, truth, seed=seed, samples=evaluation.bootstrap)
+            success = {row.episode_id: row.success for row in truth}
+            outcomes[item.probe, item.method, item.phase] = [
+                (row.task_id, row.scene, success.get(row.episode_id, False)) for row in episodes
+            ]
+        for (probe, method, phase), after in outcomes.items():
+            before = outcomes.get((probe, method, "before"))
+            if phase != "after" or before is None:
+                continue
+            if [task for task, _, _ in before] != [task for task, _, _ in after]:
+                raise ArtifactError(f"the actor played other tasks before and after on probe set {probe}")
+            rows.append(
+                difference_metric(
+                    Series(run, round_number, "actor", "after", probe, method),
+                    "success_rate",
+                    [float(done) for _, _, done in before],
+                    [float(done) for _, _, done in after],
+                    [scene for _, scene, _ in after],
+                    seed=seed,
+                    samples=evaluation.bootstrap,
+                )
+            )
+        _write(path, rows)
+
+    return make(
+        workspace,
+        ACTOR_METRICS,
+        shard,
+        "metrics",
+        compute,
+        config={
+            "runs": [[item.phase, item.probe, item.method, len(item.episodes)] for item in runs],
+            "bootstrap": evaluation.bootstrap,
+            "run": run,
+            "round": round_number,
+            "seed": seed,
+        },
+        inputs=[*(ref for item in runs for ref in item.episodes), *(ref for item in runs for ref in item.oracle)],
+    )
+
+
+def _judged(store: Store, item: CriticRun) -> dict[str, list[Judged]]:
+    """A critic's judgements beside the truth, by method, in the order of the probe."""
+    episodes, _ = read_probe(store, item.trajectories)
+    truth = {
+        row.episode_id: row.success for row in read_table(store.path(item.truth) / "probe_truth.parquet", OracleEpisode)
+    }
+    rows = read_table(store.path(item.judgements) / "probe_verdicts.parquet", ProbeVerdict)
+    said = {(row.method, row.episode_id): row.verdict for row in rows}
+    methods = list(dict.fromkeys(row.method for row in rows))
+    return {
+        method: [Judged(said[method, row.episode_id], truth[row.episode_id], row.scene) for row in episodes]
+        for method in methods
+    }
+
+
+@stage_task(CRITIC_METRICS)
+def measure_critic(
+    workspace: Workspace,
+    shard: Shard,
+    runs: Sequence[CriticRun],
+    evaluation: EvaluationSettings,
+    run: str,
+    round_number: int,
+    seed: int,
+) -> Made:
+    """Balanced accuracy and more of every way of judging, the paired gain, and how errors go together."""
+
+    def compute(path: Path, report: Meter) -> None:
+        store = workspace.store()
+        rows: list[MetricRow] = []
+        judged: dict[tuple[Probe, Phase], dict[str, list[Judged]]] = {}
+        for item in runs:
+            ways = judged[item.probe, item.phase] = _judged(store, item)
+            for method, judgements in ways.items():
+                series = Series(run, round_number, "critic", item.phase, item.probe, method)
+                rows += critic_metrics(series, judgements, seed=seed, samples=evaluation.bootstrap)
+            series = Series(run, round_number, "critic", item.phase, item.probe, "direct+self_asking")
+            rows.append(error_correlation(series, ways["direct"], ways["self_asking"]))
+        for (probe, phase), after in judged.items():
+            before = judged.get((probe, "before"))
+            if phase != "after" or before is None:
+                continue
+            for method in ("direct", "self_asking"):
+                rows.append(
+                    difference_metric(
+                        Series(run, round_number, "critic", "after", probe, method),
+                        # The probe is balanced, so the mean of what each judgement earned is the balanced accuracy.
+                        "balanced_accuracy",
+                        [item.credit for item in before[method]],
+                        [item.credit for item in after[method]],
+                        [item.scene for item in after[method]],
+                        seed=seed,
+                        samples=evaluation.bootstrap,
+                    )
+                )
+        _write(path, rows)
+
+    return make(
+        workspace,
+        CRITIC_METRICS,
+        shard,
+        "metrics",
+        compute,
+        config={
+            "runs": [[item.phase, item.probe] for item in runs],
+            "bootstrap": evaluation.bootstrap,
+            "run": run,
+            "round": round_number,
+            "seed": seed,
+        },
+        inputs=[ref for item in runs for ref in (item.trajectories, item.truth, item.judgements)],
+    )
+
+
+@stage_task(LABEL_METRICS)
+def measure_labels(
+    workspace: Workspace,
+    shard: Shard,
+    episodes: Sequence[ArtifactRef],
+    oracle: Sequence[OracleRef],
+    runs: Sequence[LabelRun],
+    evaluation: EvaluationSettings,
+    run: str,
+    round_number: int,
+    seed: int,
+) -> Made:
+    """How many of the labels on the learning episodes are false, how many episodes got one, how the actor did on them
+    and how the critic judged its trajectories."""
+
+    def compute(path: Path, report: Meter) -> None:
+        store = workspace.store()
+        played = read_episodes(store, episodes)
+        truth, facts = read_oracle(store, oracle)
+        series = Series(run, round_number, "actor", "before", "learning", "selu")
+        steps = read_steps(store, episodes)
+        rows = actor_metrics(series, played, steps, truth, seed=seed, samples=evaluation.bootstrap)
+        success = {row.episode_id: row.success for row in truth}
+        for item in runs:
+            verdicts = read_all(store, item.judgements, "verdicts", Verdict)
+            relabels = read_all(store, item.relabels, "relabels", Relabel)
+            series = Series(run, round_number, "labels", item.phase, "learning", "selu")
+            rows += label_metrics(series, played, verdicts, relabels, truth, facts)
+            own = {(row.episode_id, row.instruction, row.frame_index): row.verdict for row in verdicts}
+            judged = [
+                Judged(
+                    own.get((row.episode_id, row.instruction, row.length), "unsure"),
+                    success.get(row.episode_id, False),
+                    row.scene,
+                )
+                for row in played
+            ]
+            series = Series(run, round_number, "critic", item.phase, "learning", "self_asking")
+            rows += critic_metrics(series, judged, seed=seed, samples=evaluation.bootstrap)
+        _write(path, rows)
+
+    return make(
+        workspace,
+        LABEL_METRICS,
+        shard,
+        "metrics",
+        compute,
+        config={
+            "runs": [[item.phase, len(item.judgements)] for item in runs],
+            "bootstrap": evaluation.bootstrap,
+            "run": run,
+            "round": round_number,
+            "seed": seed,
+        },
+        inputs=[*episodes, *oracle, *(ref for item in runs for ref in (*item.judgements, *item.relabels))],
+    )

@@ -1,0 +1,100 @@
+"""Step 9, the critic's part: trajectories of a frozen probe are judged. No ground truth comes here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from selu.config import SelfAskingSettings
+from selu.frames import FrameTable
+from selu.judging import Blind, blinded, direct_verdicts
+from selu.prompting import prompts_digest
+from selu.records import Episode, Frame, Judgement, Record
+from selu.rounds import Workspace
+from selu.self_asking import ask
+from selu.store import ArtifactRef, Store, read_table, write_table
+from selu.tasks.progress import Meter
+from selu.tasks.stages import Made, Model, Shard, Stage, make, model_config_of, stage_task
+
+__all__ = ["ProbeVerdict", "judge_probe", "read_probe"]
+
+JUDGING = Stage(
+    name="judging",
+    version=1,
+    modules=("selu.judging", "selu.self_asking", "selu.prompting", "selu.frames"),
+)
+
+_BLINDS: tuple[Blind, ...] = ("blank", "no_image", "shuffled")
+
+
+class ProbeVerdict(Record):
+    """One judgement of one trajectory of a probe."""
+
+    episode_id: str
+    method: str = Field(description="direct, self_asking, or blind:blank, blind:no_image, blind:shuffled")
+    verdict: Judgement
+    confidence: float
+
+
+def read_probe(store: Store, probe: ArtifactRef) -> tuple[list[Episode], list[Frame]]:
+    """Trajectories of a critic's probe: their episodes and last frames."""
+    folder = store.path(probe)
+    return (
+        read_table(folder / "probe_episodes.parquet", Episode),
+        read_table(folder / "probe_frames.parquet", Frame),
+    )
+
+
+@stage_task(JUDGING)
+def judge_probe(
+    workspace: Workspace,
+    shard: Shard,
+    probe: ArtifactRef,
+    critic: Model,
+    self_asking: SelfAskingSettings,
+    seed: int,
+) -> Made:
+    """Judge a probe directly, by self-asking, and blindly."""
+
+    def compute(path: Path, report: Meter) -> None:
+        store = workspace.store()
+        episodes, frames = read_probe(store, probe)
+        table = FrameTable(frames)
+        model = critic.load(store)
+        items = [((table.picture(row.episode_id, row.length),), row.instruction) for row in episodes]
+        ways = [("direct", items)] + [(f"blind:{blind}", blinded(items, blind, seed)) for blind in _BLINDS]
+        rows: list[ProbeVerdict] = []
+        for number, (method, seen) in enumerate(ways):
+            for episode, (verdict, confidence) in zip(episodes, direct_verdicts(seen, model), strict=True):
+                rows.append(
+                    ProbeVerdict(episode_id=episode.episode_id, method=method, verdict=verdict, confidence=confidence)
+                )
+            report(number + 1, len(ways) + 1)
+        _, _, verdicts = ask(episodes, frames, model, self_asking)
+        rows += [
+            ProbeVerdict(
+                episode_id=verdict.episode_id,
+                method="self_asking",
+                verdict=verdict.verdict,
+                confidence=verdict.confidence,
+            )
+            for verdict in verdicts
+        ]
+        write_table(path / "probe_verdicts.parquet", rows, ProbeVerdict)
+
+    return make(
+        workspace,
+        JUDGING,
+        shard,
+        "probe_judgements",
+        compute,
+        config={
+            "self_asking": self_asking.model_dump(mode="json"),
+            "critic": model_config_of(critic.settings),
+            "prompts": prompts_digest(),
+            "seed": seed,
+        },
+        inputs=[probe],
+        models=[critic],
+    )
