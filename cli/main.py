@@ -1,4 +1,4 @@
-"""The `selu` command: parses, calls a flow or a query, prints. Light to import: `selu --help` loads no model library."""
+"""The `selu` command: parses, calls a flow or a query, prints. Light to import: `--help` loads no model library."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ app = typer.Typer(
         "[cyan]selu report --open[/cyan]."
     ),
     epilog=(
-        "Settings come after the command as [cyan]key=value[/cyan], e.g. [cyan]selu round seed=7 world.width=224[/cyan]; "
-        "all of them, explained, are in configs/default.yaml. A run that was stopped goes on where it stopped."
+        "Settings come after the command as [cyan]key=value[/cyan], e.g. [cyan]selu round seed=7 world.width=96[/cyan];"
+        " all of them, explained, are in configs/default.yaml. A run that was stopped goes on where it stopped."
     ),
 )
 
@@ -301,8 +301,8 @@ def _print_summary(figures: dict[str, Any]) -> None:
     if labels["coverage"] is not None:
         false = "-" if labels["false_rate"] is None else f"{labels['false_rate']:.3f}"
         _out.print(
-            f"Labels that say done: {labels['n']} on {labels['episodes']} episodes (coverage {labels['coverage']:.3f}), "
-            f"share of false ones {false}"
+            f"Labels that say done: {labels['n']} on {labels['episodes']} episodes (coverage {labels['coverage']:.3f}),"
+            f" share of false ones {false}"
         )
     _out.print(f"Seconds: {sum(figures['seconds'].values()):.1f}; reused: {', '.join(figures['cached']) or 'nothing'}")
 

@@ -73,8 +73,8 @@ def use_profile(prefect_home: Path, *, verbose: bool = False) -> None:
 
 @contextlib.contextmanager
 def quiet_heartbeat() -> Iterator[None]:
-    """No heartbeats where the server lives and dies with this command; it takes a second to join their thread, and there
-    is nobody to miss them. With a server of its own (``PREFECT_API_URL``) they stay, so that it sees a killed run."""
+    """No heartbeats where the server lives and dies with this command: it takes a second to join their thread, and
+    nobody misses them. With a server of its own (``PREFECT_API_URL``) they stay, so that it sees a killed run."""
     if "PREFECT_API_URL" in os.environ:
         yield
         return

@@ -39,7 +39,7 @@ _MIXED_POLICIES = {
     "noisy planner": PolicyChoice(kind="planner", noise=0.3),
     "random": PolicyChoice(kind="random"),
 }
-"""Who plays the trajectories that the critic is tested on; the first and the last are also the actor's ceiling and floor."""
+"""Who plays the trajectories that the critic is tested on; first and last are also the actor's ceiling and floor."""
 
 
 class Contestants(Value):
@@ -111,7 +111,7 @@ def evaluation(
                     ActorRun(phase="before", probe=probe, method=policy_name, episodes=episodes, oracle=oracle)
                 )
             frozen = account.one(
-                freeze_critic_probe(
+                freeze_critic_probe.submit(
                     workspace,
                     Shard(stage=f"evaluation: trajectories of probe {probe}"),
                     recordings,
@@ -122,7 +122,7 @@ def evaluation(
             )
             for phase, pair in contestants:
                 judged = account.one(
-                    judge_probe(
+                    judge_probe.submit(
                         workspace,
                         Shard(stage=f"evaluation: critic {phase}, probe {probe}"),
                         frozen.ref,
@@ -138,16 +138,16 @@ def evaluation(
                 )
 
     figures = [
-        measure_actor(
+        measure_actor.submit(
             workspace, Shard(stage="evaluation: figures of the actor"), actor_runs, sizes, run, round_number, _SEED
         ),
-        measure_critic(
+        measure_critic.submit(
             workspace, Shard(stage="evaluation: figures of the critic"), critic_runs, sizes, run, round_number, _SEED
         ),
     ]
     if learned is not None:
         figures.append(
-            measure_labels(
+            measure_labels.submit(
                 workspace,
                 Shard(stage="evaluation: figures of the labels"),
                 learned.episodes,
@@ -159,7 +159,7 @@ def evaluation(
                 _SEED,
             )
         )
-    metrics = tuple(account.one(made).ref for made in figures)
+    metrics = tuple(made.ref for made in account.all(figures))
     return Evaluated(metrics=metrics, made=tuple(account.made))
 
 
@@ -173,7 +173,7 @@ def _record(
     policy: PolicyChoice,
 ) -> tuple[tuple[ArtifactRef, ...], tuple[OracleRef, ...]]:
     """Let a policy play `count` tasks of a frozen probe set."""
-    tasks = account.one(freeze_probe(workspace, Shard(stage=f"{label}: tasks"), probe, count))
+    tasks = account.one(freeze_probe.submit(workspace, Shard(stage=f"{label}: tasks"), probe, count))
     played = account.all(
         roll_out_shard.submit(workspace, shard, tasks.ref, policy, settings.world, settings.rollout, _SEED)
         for shard in shards(label, count, settings.rollout.shard_size)

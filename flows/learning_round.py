@@ -65,7 +65,9 @@ def _learning_round(settings: Settings, round_number: int, previous: Round | Non
     revisions = check_models(workspace, {"actor_before": before.actor, "critic_before": before.critic})
 
     with ledger.stage("rollout") as stage:
-        tasks = stage.one(draw_tasks(workspace, Shard(stage="tasks"), settings.tasks, settings.world, seed("tasks")))
+        tasks = stage.one(
+            draw_tasks.submit(workspace, Shard(stage="tasks"), settings.tasks, settings.world, seed("tasks"))
+        )
         policy = PolicyChoice(
             model=before.actor, temperature=settings.rollout.temperature, history=settings.rollout.history
         )
@@ -116,7 +118,7 @@ def _learning_round(settings: Settings, round_number: int, previous: Round | Non
 
     with ledger.stage("critic_dataset") as stage:
         critic_dataset = stage.one(
-            make_critic_dataset(
+            make_critic_dataset.submit(
                 workspace,
                 Shard(stage="critic dataset"),
                 round_number,
@@ -132,7 +134,7 @@ def _learning_round(settings: Settings, round_number: int, previous: Round | Non
 
     with ledger.stage("critic_finetuning") as stage:
         critic_adapter = stage.one(
-            finetune_model(
+            finetune_model.submit(
                 workspace,
                 Shard(stage=f"critic finetuning, round {round_number}"),
                 "critic",
@@ -168,7 +170,7 @@ def _learning_round(settings: Settings, round_number: int, previous: Round | Non
         )
         rejudgements, rerelabels = [made.ref for made in rejudged], [made.ref for made in rerelabeled]
         actor_dataset = stage.one(
-            make_actor_dataset(
+            make_actor_dataset.submit(
                 workspace,
                 Shard(stage="rejudging: actor dataset"),
                 round_number,
@@ -184,7 +186,7 @@ def _learning_round(settings: Settings, round_number: int, previous: Round | Non
 
     with ledger.stage("actor_finetuning") as stage:
         actor_adapter = stage.one(
-            finetune_model(
+            finetune_model.submit(
                 workspace,
                 Shard(stage=f"actor finetuning, round {round_number}"),
                 "actor",
@@ -207,8 +209,7 @@ def _learning_round(settings: Settings, round_number: int, previous: Round | Non
             episodes=tuple(made.ref for made in played), oracle=tuple(made.oracle for made in played), labels=labels
         )
         evaluated = evaluation(settings, before, after, learned, run, round_number)
-        for made in evaluated.made:
-            stage.one(made)
+        stage.made.extend(evaluated.made)
 
     revisions |= check_models(workspace, {"actor_after": after.actor, "critic_after": after.critic})
     finished = new_round(

@@ -32,8 +32,13 @@ class Account:
     def __init__(self) -> None:
         self.made: list[Made] = []
 
-    def one(self, made: MadeT) -> MadeT:
-        """Note what a task made, and give it back."""
+    def one(self, future: PrefectFuture[MadeT]) -> MadeT:
+        """Wait for a task, note what it made and give that back.
+
+        Raises:
+            Exception: the task's own.
+        """
+        made = future.result()
         self.made.append(made)
         return made
 
@@ -43,7 +48,7 @@ class Account:
         Raises:
             Exception: that of the first shard that failed; the others that were at work have kept theirs.
         """
-        return [self.one(future.result()) for future in list(futures)]
+        return [self.one(future) for future in list(futures)]
 
 
 class Ledger:

@@ -284,4 +284,3 @@ def shared_pool(settings: WorldSettings) -> WorldPool:
         atexit.register(_pools[key].close)
     return _pools[key]
 
-assert DONE == "Done"

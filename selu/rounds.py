@@ -1,8 +1,7 @@
 """Finished rounds: what each one made, how long that took, and its figures in one summary.
 
-A round is recorded as an artifact of kind ``round`` with one file, ``round.json``. Unlike any other artifact it is about
-one *run*, not about content: a second run over the same settings reuses every stage and is recorded again, with
-nothing but what it reused.
+A round is recorded as an artifact of kind ``round`` with one file, ``round.json``. Unlike any other artifact it is
+about one *run*, not about content: a second run over the same settings reuses every stage and is recorded again.
 """
 
 from __future__ import annotations
@@ -278,7 +277,7 @@ def summary(store: Store, finished: Round) -> dict[str, Any]:
 
     `critic` is the balanced accuracy of the direct verdict and `actor` the rate of success, both on probe set A; what
     they are on B stands under ``probe_b``. `labels` are those of the improved critic, which train the actor; those of
-    the critic as it was, which train the critic, stand under ``before``. ``labels.n`` counts the labels that say "done".
+    the critic as it was, which train the critic, stand under ``before``. ``labels.n`` counts labels that say "done".
 
     Raises:
         ArtifactError: a figure's artifact is no longer there.

@@ -78,7 +78,7 @@ def _replay_digest(dataset: DatasetSettings) -> str | None:
 def _replay(dataset: DatasetSettings) -> datasets.Dataset | None:
     if dataset.replay == 0:
         return None
-    from selu.base_model.corpus import load_replay
+    from selu.base_model.packaging import load_replay
 
     return load_replay()
 
@@ -97,7 +97,7 @@ def _card(
 
     learned = {
         "critic": "Verdicts on its own questions, as the critic answered them, to learn from.",
-        "actor": "Actions of trajectories that the improved critic accepted, under their own or a relabeled instruction.",
+        "actor": "Actions of trajectories that the improved critic accepted, under their own or another instruction.",
     }
     return DatasetCard(
         name=f"selu/{who}-round{round_number}",

@@ -120,8 +120,7 @@ def roll_out_shard(
     rollout: RolloutSettings,
     seed: int,
 ) -> Recorded:
-    """Play a shard's tasks, all worlds of it side by side, and record what was seen and done, and apart from it what was
-    true."""
+    """Play a shard's tasks, its worlds side by side; record what was seen and done, and apart from it what was true."""
     store = workspace.store()
     revisions = [] if policy.model is None else [policy.model.revision(store)]
     config: dict[str, Json] = {

@@ -33,8 +33,8 @@ SELF_ASKING = Stage(name="self-asking", version=1, modules=_MODULES)
 CONTRASTS = Stage(name="contrasts", version=1, modules=_MODULES)
 
 CONTRASTS_PER_EPISODE = 4
-"""Two of an episode's own frames and two foreign instructions: about as many again as hindsight brings, at a cost of some
-tens of questions an episode."""
+"""Two of an episode's own frames and two foreign instructions: about as many labels again as hindsight brings, at the
+cost of some tens of questions an episode."""
 
 
 def _write(path: Path, rows: tuple[list[Question], list[Answer], list[Verdict]]) -> None:

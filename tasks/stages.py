@@ -1,10 +1,10 @@
 """What all stages share: a name with a version, a content key, shards, and the rule that the store alone knows what
 exists.
 
-A stage's task computes its key, looks into the store, and works only if nothing whole is there. Prefect keeps no results
-of its own (``NO_CACHE``): a second record of what exists could outlive the artifact that it speaks of, and a retry from
-the UI would then resume from nothing. Called again, by whomever, a stage that is done ends in milliseconds and its task
-run shows the state *Cached*.
+A stage's task computes its key, looks into the store, and works only if nothing whole is there. Prefect keeps no
+results of its own (``NO_CACHE``): a second record of what exists could outlive the artifact that it speaks of, and a
+retry from the UI would then resume from nothing. Called again, by whomever, a stage that is done ends in milliseconds
+and its task run shows the state *Cached*.
 """
 
 from __future__ import annotations
@@ -199,8 +199,8 @@ def make(
 ) -> Made:
     """Find an artifact in the store, or have `compute` write its files into the folder that it is given.
 
-    The key covers the stage with its version, `config`, the digests of `inputs` and the revisions of `models`. Inputs are
-    hashed again before they are used.
+    The key covers the stage with its version, `config`, the digests of `inputs` and the revisions of `models`. Inputs
+    are hashed again before they are used.
 
     Raises:
         ArtifactError: an input is missing or altered.

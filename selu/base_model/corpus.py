@@ -444,7 +444,7 @@ def corpus_texts() -> list[str]:
     return [*texts, *(f" {t}" for t in ("yes", "no", *GRAMMAR.verbs_alone, *GRAMMAR.verbs_with_object))]
 
 
-def recipe() -> dict[str, Any]:
+def recipe_facts() -> dict[str, Any]:
     """What the corpus is made of, for the model card: sizes of the vocabulary and the layout file's digest."""
     import hashlib
 

@@ -1,0 +1,59 @@
+"""Builds the embedded base model: hours of CPU, run once, its product shipped in ``selu/base_models/household``.
+
+python -m selu.flows.base_model --data-dir .selu/base --out selu/base_models/household
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from prefect import flow
+
+from selu.config import Settings, WorldSettings
+from selu.rounds import Workspace
+from selu.store import ArtifactRef
+from selu.tasks.base_model import BaseModelRecipe, Phase, demonstrate, package_model, pretrain, render_shard
+from selu.tasks.stages import Shard, shards
+
+__all__ = ["base_model"]
+
+
+@flow(name="base model", flow_run_name="base model seed {recipe.seed}", persist_result=False)
+def base_model(settings: Settings, recipe: BaseModelRecipe, out: Path) -> ArtifactRef:
+    """Render the base scenes, demonstrate weakly, train in three phases, measure on unseen scenes, package."""
+    workspace, world = Workspace.of(settings), WorldSettings()
+    frames = [
+        render_shard(workspace, shard, "base", shard.stop - shard.start, recipe.seed * 1000 + shard.index).ref
+        for shard in shards("frames of base scenes", recipe.frames, recipe.frames_per_shard)
+    ]
+    unseen = render_shard(
+        workspace, Shard(stage="frames of unseen scenes"), "unseen", recipe.measured_frames, recipe.seed + 990_000
+    ).ref
+    shown = demonstrate(
+        workspace, Shard(stage="demonstrations"), world, recipe.demonstrations, recipe.noise, recipe.seed + 77
+    ).ref
+    phases: list[ArtifactRef] = []
+    order: tuple[Phase, ...] = ("seeing", "speaking", "following")
+    for phase in order:
+        start = phases[-1] if phases else None
+        phases.append(pretrain(workspace, Shard(stage=phase), phase, recipe, frames, shown, start).ref)
+    packaged = package_model(workspace, Shard(stage="package"), recipe, phases, frames, unseen, shown).ref
+    shutil.copytree(
+        workspace.store().path(packaged), out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json")
+    )
+    return packaged
+
+
+def main() -> None:
+    """Build with the default recipe; run again, it goes on with the phase where it stopped."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir", type=Path, default=Path(".selu/base"))
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    base_model(Settings(data_dir=arguments.data_dir), BaseModelRecipe(), arguments.out)
+
+
+if __name__ == "__main__":
+    main()

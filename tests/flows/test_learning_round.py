@@ -1,0 +1,226 @@
+"""A whole small round: what it leaves, what it does again, and where it goes on after a failure."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from selu.catalog import Catalog
+from selu.config import Settings
+from selu.errors import ConfigError, TerminalError, WorldError
+from selu.flows.learning_round import learning_round
+from selu.flows.self_learning import self_learning
+from selu.rounds import ROUND_STAGES, Round, Workspace, latest_round, summary
+from tests.dummy_world import small_settings
+
+pytestmark = pytest.mark.usefixtures("dummies")
+
+
+@pytest.fixture(scope="module")
+def finished_once(
+    prefect_server: None, small_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Settings, Round]:
+    """A round that the tests of this module may copy and build on."""
+    from tests.dummy_world import install
+
+    settings = small_settings(tmp_path_factory.mktemp("round"), small_model)
+    with pytest.MonkeyPatch.context() as patch:
+        install(patch)
+        return settings, learning_round(settings)
+
+
+@pytest.fixture
+def again(finished_once: tuple[Settings, Round], tmp_path: Path) -> tuple[Settings, Round]:
+    """The same, in a folder of the test's own."""
+    settings, made = finished_once
+    shutil.copytree(settings.data_dir, tmp_path / "data")
+    return settings.model_copy(update={"data_dir": tmp_path / "data"}), made
+
+
+def _digests(made: Round) -> dict[str, object]:
+    return {
+        "episodes": made.episodes,
+        "critic_dataset": made.critic_dataset,
+        "actor_dataset": made.actor_dataset,
+        "critic_adapter": made.critic_adapter,
+        "actor_adapter": made.actor_adapter,
+        "metrics": made.metrics,
+    }
+
+
+def test_a_round_runs_nine_stages_and_makes_both_models_better(finished_once: tuple[Settings, Round]) -> None:
+    settings, made = finished_once
+    assert [stage.name for stage in made.stages] == list(ROUND_STAGES)
+    assert made.cached == []
+    figures = summary(Workspace.of(settings).store(), made)
+    assert figures["critic"]["before"]["rate"] == 0.5
+    assert figures["critic"]["after"] == {"rate": 1.0, "n": 8, "ci95": [1.0, 1.0]}
+    assert figures["actor"]["before"]["rate"] == 0.0
+    assert figures["actor"]["after"]["rate"] == 1.0
+    assert figures["actor"]["gain"]["rate"] == 1.0
+    assert figures["labels"]["false_rate"] == 0.0
+    assert figures["labels"]["coverage"] > 0.5
+    assert set(figures["seconds"]) == set(ROUND_STAGES)
+    assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+
+
+def test_the_catalog_knows_what_the_round_made(finished_once: tuple[Settings, Round]) -> None:
+    settings, _ = finished_once
+    with Catalog(Workspace.of(settings).store_root) as catalog:
+        counted = {
+            name: catalog.query(f"SELECT count(*) FROM {name}").rows[0][0]
+            for name in ("verdicts", "relabels", "critic_rows", "actor_rows", "curves", "metrics", "oracle_episodes")
+        }
+        learning = catalog.query("SELECT count(*) FROM episodes WHERE policy NOT IN ('planner', 'random')").rows
+    assert all(counted.values()), counted
+    assert learning[0][0] >= 12
+
+
+def test_a_second_run_finds_every_stage_in_the_store(again: tuple[Settings, Round]) -> None:
+    settings, first = again
+    second = learning_round(settings)
+    assert second.cached == list(ROUND_STAGES)
+    assert _digests(second) == _digests(first)
+    assert latest_round(Workspace.of(settings).store()).finished == second.finished
+
+
+def test_two_runs_from_nothing_make_the_same_bytes(
+    finished_once: tuple[Settings, Round], small_model: Path, tmp_path: Path
+) -> None:
+    made = learning_round(small_settings(tmp_path, small_model))
+    assert _digests(made) == _digests(finished_once[1])
+
+
+def test_a_failed_stage_is_gone_on_from(small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import selu.finetuning
+
+    settings = small_settings(tmp_path, small_model)
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise TerminalError("the power went off")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(selu.finetuning, "finetune", fail)
+        with pytest.raises(TerminalError, match="the power went off"):
+            learning_round(settings)
+    made = learning_round(settings)
+    assert made.cached == ["rollout", "frames", "self_asking", "hindsight", "critic_dataset"]
+
+
+def test_a_dead_simulator_is_tried_again(small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import selu.tasks.rollout
+    from tests.dummy_world import DummyWorld
+
+    deaths = []
+    step = DummyWorld.step
+
+    def die_once(world: DummyWorld, action: str) -> object:
+        if not deaths:
+            deaths.append(action)
+            raise WorldError("the player is gone")
+        return step(world, action)
+
+    monkeypatch.setattr(DummyWorld, "step", die_once)
+    monkeypatch.setattr(selu.tasks.rollout.roll_out_shard, "retry_delay_seconds", [0.0, 0.0])
+    made = learning_round(small_settings(tmp_path, small_model))
+    assert deaths
+    assert len(made.episodes) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "reused"),
+    [
+        ({"hindsight": {"confidence": 0.8}}, ["rollout", "frames", "self_asking"]),
+        ({"actor_finetuning": {"max_steps": 3}}, list(ROUND_STAGES[:7])),
+        ({"critic": {"batch_size": 7}, "world": {"step_timeout": 9.0}, "report_to": []}, list(ROUND_STAGES)),
+        ({"evaluation": {"bootstrap": 200}}, list(ROUND_STAGES[:8])),
+    ],
+)
+def test_a_changed_setting_runs_again_what_hangs_on_it(
+    again: tuple[Settings, Round], changes: dict[str, object], reused: list[str]
+) -> None:
+    settings, _ = again
+    data = settings.model_dump(mode="json")
+    for name, change in changes.items():
+        data[name] = {**data[name], **change} if isinstance(change, dict) else change
+    made = learning_round(Settings.model_validate(data))
+    assert made.cached[: len(reused)] == reused
+    following = ROUND_STAGES[len(reused)] if len(reused) < len(ROUND_STAGES) else None
+    assert following not in made.cached
+
+
+def test_a_lost_shard_is_made_again_and_nothing_else(again: tuple[Settings, Round]) -> None:
+    settings, first = again
+    store = Workspace.of(settings).store()
+    shutil.rmtree(store.path(first.episodes[1]))
+    made = learning_round(settings)
+    assert made.stage("rollout").reused == made.stage("rollout").tasks - 1
+    assert made.cached == list(ROUND_STAGES[1:])
+    assert made.episodes == first.episodes
+
+
+def test_an_altered_artifact_is_refused_by_whoever_reads_it(again: tuple[Settings, Round]) -> None:
+    settings, first = again
+    store = Workspace.of(settings).store()
+    shutil.rmtree(store.path(first.actor_adapter))
+    rows = store.path(first.actor_dataset) / "data" / "actor-train.parquet"
+    content = bytearray(rows.read_bytes())
+    content[len(content) // 2] ^= 1
+    rows.write_bytes(content)
+    with pytest.raises(Exception, match="is altered"):
+        learning_round(settings)
+
+
+def test_the_second_round_starts_where_the_first_ended(again: tuple[Settings, Round]) -> None:
+    settings, first = again
+    rounds = self_learning(settings.model_copy(update={"rounds": 2}))
+    assert rounds[0].cached == list(ROUND_STAGES)
+    assert rounds[1].revisions["actor_before"] == first.revisions["actor_after"]
+    assert rounds[1].revisions["actor_after"] != rounds[1].revisions["actor_before"]
+    figures = summary(Workspace.of(settings).store(), rounds[1])
+    assert figures["actor"]["before"]["rate"] == 1.0
+
+
+def test_more_probe_tasks_than_there_are_is_said(again: tuple[Settings, Round]) -> None:
+    settings, _ = again
+    data = settings.model_dump(mode="json")
+    data["evaluation"]["actor_episodes_b"] = 17
+    with pytest.raises(ConfigError, match="has 16 tasks, 17 were asked for"):
+        learning_round(Settings.model_validate(data))
+
+
+def test_a_model_folder_without_a_processor_is_refused_before_anything_is_collected(
+    small_model: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(small_model, model)
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        (model / name).unlink(missing_ok=True)
+    with pytest.raises(ConfigError, match="lacks a processor"):
+        learning_round(small_settings(tmp_path / "data", model))
+    assert not list(Workspace.of(small_settings(tmp_path / "data", model)).store().all())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_data_folder_without_permission_is_said(small_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    with pytest.raises(TerminalError, match="no permission"):
+        learning_round(small_settings(folder / "data", small_model))
+
+
+def test_runs_have_speaking_names_and_tags(finished_once: tuple[Settings, Round]) -> None:
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        flow_runs = client.read_flow_runs(limit=200)
+        task_runs = client.read_task_runs(limit=200)
+    assert "selu thor seed 0 round 1" in {run.name for run in flow_runs}
+    names = {run.name for run in task_runs}
+    assert {"rollout 1/3", "hindsight 3/3", "critic dataset"} <= names
+    tagged = next(run for run in task_runs if run.name == "rollout 1/3")
+    assert {"method: selu", "world: thor", "seed: 0", "round: 1"} <= set(tagged.tags)

@@ -1,0 +1,68 @@
+"""Tasks are solvable, reproducible, and practice never begins like a probe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from selu.config import TaskSettings, WorldSettings, scenes_of_split
+from selu.errors import ConfigError
+from selu.worlds.base import holds
+from selu.worlds.planner import solve
+from selu.worlds.tasks import frozen_tasks, generate_tasks, start_key
+from selu.worlds.thor import PlayerSimulator, ThorWorld
+
+SETTINGS = WorldSettings()
+
+
+@pytest.fixture(scope="module")
+def world() -> ThorWorld:
+    return ThorWorld(PlayerSimulator(SETTINGS), SETTINGS)
+
+
+def test_the_same_seed_gives_the_same_tasks_and_another_seed_others(world: ThorWorld) -> None:
+    settings = TaskSettings(split="development")
+    first, again, other = (generate_tasks(settings, world, seed, 14) for seed in (1, 1, 2))
+    assert first == again
+    assert {t.task_id for t in first}.isdisjoint(t.task_id for t in other)
+
+
+def test_no_goal_holds_at_the_start_and_every_goal_can_be_reached(world: ThorWorld) -> None:
+    kinds = ("pick_up", "open", "close", "toggle_on", "toggle_off", "put", "break", "slice", "two_step")
+    for task in generate_tasks(TaskSettings(split="development", kinds=kinds), world, 7, 18):
+        world.reset(options={"task": task})
+        assert not holds(task.goal, world.oracle().facts), task.instruction
+        solve(world)
+        assert holds(task.goal, world.oracle().facts), task.instruction
+
+
+def test_the_frozen_probes_lie_in_their_splits() -> None:
+    for name, split, count in (("probe_a", "learning", 540), ("probe_b", "transfer", 270)):
+        tasks = frozen_tasks(name)
+        assert len(tasks) == count
+        assert {t.scene for t in tasks} == set(scenes_of_split(split))
+        assert len({t.task_id for t in tasks}) == count
+
+
+def test_practice_never_begins_like_a_probe(world: ThorWorld) -> None:
+    probe = {start_key(t) for t in frozen_tasks("probe_a")}
+    practice = generate_tasks(TaskSettings(split="learning"), world, 0, 60)
+    assert probe.isdisjoint(start_key(t) for t in practice)
+
+
+def test_a_users_own_instructions_are_taken_as_they_are(world: ThorWorld, tmp_path: Path) -> None:
+    listed = tmp_path / "own.txt"
+    listed.write_text("# mine\nwater the plant, please\nopen the fridge\n")
+    tasks = generate_tasks(TaskSettings(instructions=listed), world, 0, 4)
+    assert [t.instruction for t in tasks] == ["water the plant, please", "open the fridge"] * 2
+    assert all(t.goal == () for t in tasks)
+
+
+def test_an_empty_list_and_an_unknown_probe_are_one_sentence(world: ThorWorld, tmp_path: Path) -> None:
+    empty = tmp_path / "none.txt"
+    empty.write_text("# nothing\n")
+    with pytest.raises(ConfigError, match="no instruction"):
+        generate_tasks(TaskSettings(instructions=empty), world, 0, 1)
+    with pytest.raises(ConfigError, match="probe_a"):
+        frozen_tasks("probe_z")
