@@ -62,16 +62,15 @@ def _replay_digest(dataset: DatasetSettings) -> str | None:
     """Hash of the frozen corpus that is rehearsed, None if none is."""
     if dataset.replay == 0:
         return None
-    from selu.models import EMBEDDED_MODEL
+    from selu.base_model.packaging import REPLAY_FILE
 
-    corpus = EMBEDDED_MODEL / "replay.parquet"
     try:
-        with corpus.open("rb") as file:
+        with REPLAY_FILE.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ConfigError(
-            f"the corpus to rehearse from cannot be read ({corpus}: {error.strerror}); reinstall the project, or set "
-            "dataset.replay=0 to train without rehearsal"
+            f"the corpus to rehearse from cannot be read ({REPLAY_FILE}: {error.strerror}); reinstall the project, or "
+            "set dataset.replay=0 to train without rehearsal"
         ) from error
 
 

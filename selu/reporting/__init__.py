@@ -16,7 +16,8 @@ import jinja2
 
 from selu.errors import TerminalError
 from selu.reporting import drawing
-from selu.reporting.content import Report, gather
+from selu.reporting.content import gather
+from selu.reporting.views import Report
 from selu.rounds import Round
 from selu.store import Store
 

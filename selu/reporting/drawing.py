@@ -5,6 +5,7 @@ Colours come from the page's style sheet, so that plots follow it into the dark.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -68,7 +69,7 @@ def breakable(action: str) -> Markup:
 
 # Plots ---------------------------------------------------------------------------------------------------------------
 
-_WIDTH, _INSET = 260.0, 8.0
+_WIDTH, _INSET = 260.0, 12.0
 
 
 def _x(share: float) -> float:
@@ -120,12 +121,14 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, 12.0, 12.0, 30.0
 _MOST_POINTS = 400
 
 
-def _smoothed(values: Sequence[float], weight: float = 0.93) -> list[float]:
-    """Exponential moving average, corrected for its start."""
-    smooth, total, norm = [], 0.0, 0.0
-    for value in values:
-        total, norm = weight * total + (1 - weight) * value, weight * norm + (1 - weight)
-        smooth.append(total / norm)
+def _smoothed(values: Sequence[float]) -> list[float]:
+    """Centred moving average over about a sixteenth of the curve; narrower at its ends, so that it does not lag."""
+    sums = [0.0, *itertools.accumulate(values)]
+    half = len(values) // 32
+    smooth = []
+    for place in range(len(values)):
+        reach = min(half, place, len(values) - 1 - place)
+        smooth.append((sums[place + reach + 1] - sums[place - reach]) / (2 * reach + 1))
     return smooth
 
 

@@ -24,6 +24,7 @@ from selu.records import (
     Condition,
     Episode,
     Frame,
+    Judgement,
     OracleEpisode,
     OracleStep,
     Question,
@@ -35,10 +36,12 @@ from selu.records import (
     Verdict,
 )
 from selu.reporting import write_report
-from selu.reporting.content import gather, kind_of_reason, picture_uri
+from selu.reporting.content import gather
 from selu.reporting.drawing import curve_plot, interval_plot, points, seconds
+from selu.reporting.episodes import kind_of_reason, picture_uri
 from selu.rounds import ROUND_STAGES, Round, StageRecord
 from selu.store import ArtifactRef, OracleRef, Store, artifact_key, write_table
+from selu.worlds.actions import parse_action
 
 HOSTILE = "<script>alert('x')</script><img src=//evil onerror=alert(1)>"
 
@@ -50,7 +53,7 @@ class Played:
     name: str
     instruction: str
     actions: tuple[str, ...]
-    said: str
+    said: Judgement
     accepted: bool
     truth: bool
     relabel: str = ""
@@ -62,7 +65,7 @@ class Played:
 
 
 ALL_OUTCOMES = (
-    Played("a", "open the fridge", ("Approach(Fridge)", "Open(Fridge)", "Done"), "yes", True, True, open_types=("Fridge",)),
+    Played("a", "open the fridge", ("Open(Fridge)", "Done"), "yes", True, True, open_types=("Fridge",)),
     Played("b", "open the microwave", ("Approach(Microwave)", "Done"), "yes", True, False),
     Played(
         "c", "pick up the mug", ("Open(Drawer)", "Done"), "no", True, False, "open the drawer", open_types=("Drawer",)
@@ -269,7 +272,7 @@ def make_round(
             step=number,
             prompt=f"Instruction: {played.instruction}\nAction?",
             action=action,
-            well_formed="(" in action or action in ("Done", "MoveAhead"),
+            well_formed=parse_action(action) is not None,
             log_probability=-0.5,
         )
         for played in episodes
@@ -412,9 +415,8 @@ def _read(store: Store, finished: Round, folder: Path) -> _Page:
 
 def test_the_headline_and_the_table_say_what_the_round_brought(store: Store, tmp_path: Path) -> None:
     page = _read(store, make_round(store), tmp_path)
-    assert (
-        "the critic went from 58 % to 71 % right verdicts and the actor went from 18 % to 31 % tasks done" in page.text
-    )
+    assert "the critic went from 58 % to 71 % of verdicts right" in page.text
+    assert "the actor went from 18 % to 31 % of tasks done" in page.text
     assert "The critic got better in the rooms it practised in (+12.9 points" in page.text
     for shown in (
         "Critic, asked directly, probe A",
@@ -568,7 +570,7 @@ def test_a_lost_artifact_and_a_forbidden_folder_are_said(store: Store, tmp_path:
             "'Is the box open?' must be a sure 'no' before the action, was 'yes' (0.93)",
             "a question must be a sure 'no' before the action",
         ),
-        ("'What is open?' was answered 'fridge, box' (0.71)", "a question was answered …"),
+        ("'What is open?' was answered 'fridge, box' (0.71)", "a question was not answered as expected"),
         ("the picture did not change", "the picture did not change"),
     ],
 )

@@ -24,22 +24,28 @@ def household(scene: str = "FloorPlan17", size: int = 96) -> Household:
 
 
 def stand_before(h: Household, object_type: str) -> str:
-    """Stand before the front of an object of the type, where it is visible; returns its id."""
+    """Stand where an object of the type shows best, before its front if one can; returns its id."""
+    poses = []
     for name, thing in h.things.items():
-        if thing.object_type != object_type:
+        if thing.object_type != object_type or h.hidden(thing):
             continue
         axis, sign = thing.front
         for x, z in h.layout.reachable:
-            ahead = sign * ((x if axis == 0 else z) - thing.centre[axis]) - thing.size[axis] / 2
-            aside = abs((z if axis == 0 else x) - thing.centre[2 - axis])
-            if ahead < 0.3 or aside > 0.5:
+            gap = np.hypot(x - thing.centre[0], z - thing.centre[2])
+            if gap > 1.6:
                 continue
             yaw = np.degrees(np.arctan2(thing.centre[0] - x, thing.centre[2] - z))
+            pose = {"action": "TeleportFull", "position": {"x": x, "z": z}, "rotation": {"y": yaw}, "horizon": 0}
             for pitch in (0, 30):
-                h.act({"action": "TeleportFull", "position": {"x": x, "z": z}, "rotation": {"y": yaw}, "horizon": pitch})
+                h.act({**pose, "horizon": pitch})
+                pixels = int(h.pixels()[h.instance_ids().index(name)])
+                ahead = sign * ((x if axis == 0 else z) - thing.centre[axis]) > thing.size[axis] / 2 + 0.2
                 if h.is_visible(thing):
-                    return name
-    raise AssertionError(f"no {object_type} can be seen")
+                    poses.append((ahead, pixels, name, {**pose, "horizon": pitch}))
+    assert poses, f"no {object_type} can be seen"
+    _, _, name, pose = max(poses, key=lambda p: p[:2])
+    h.act(pose)
+    return name
 
 
 def test_all_scenes_of_ithor_load_and_can_be_walked() -> None:
