@@ -420,28 +420,48 @@ def language_turns(rng: np.random.Generator, count: int) -> list[Turn]:
     return turns
 
 
+_FORMS = (
+    "What are you holding?",
+    "What is in your hand?",
+    "Are you holding the {}?",
+    "Is the {} in your hand?",
+    "Is the {} open?",
+    "Is the {} closed?",
+    "Is the {} on?",
+    "Is the {} off?",
+    "Is the {} broken?",
+    "Is the {} sliced?",
+    "What is open?",
+    "What is switched on?",
+    "What is broken?",
+    "What is the {} in or on?",
+    "Is the {} in or on the {}?",
+    "What is in view?",
+    "Is the {} in view?",
+    "Can you see the {}?",
+    "Where is the {}?",
+    "How far is the {}?",
+    "Describe the picture.",
+    "{}, {}",
+    "I see a {}, a {}. I hold {}.",
+    "I see a wall.",
+)
+
+
 def corpus_texts() -> list[str]:
-    """Every text whose words the tokenizer must know whole."""
-    from selu.prompting import act_prompt, verdict_prompt
+    """Every text whose words the tokenizer must know whole, each as it stands in a prompt or an answer."""
+    from selu.prompting import act_prompt, ask_prompt, verdict_prompt
     from selu.worlds.actions import GRAMMAR
 
-    rng = np.random.default_rng(0)
-    texts = [f"{q} {a}" for _, q, a in language_turns(rng, 3000)]
-    texts += [act_prompt(text, ("Done", "MoveAhead")) for text, _ in instructions()]
-    texts += [verdict_prompt(text) for text, _ in instructions()]
-    for name in NAMES.values():
-        for form in (
-            "What are you holding? What is in your hand? nothing {} Are you holding the {}? Is the {} in your hand? yes no",
-            "Is the {} open? Is the {} closed? Is the {} on? Is the {} off? Is the {} broken? Is the {} sliced?",
-            "What is open? What is switched on? What is broken? What is the {} in or on? Is the {} in or on the {}?",
-            "What is in view? {}, {} Describe the picture. I see a {}, a {}. I hold {}. I see a wall.",
-            "Is the {} in view? Can you see the {}? Where is the {}? left centre right not in view How far is the {}? near far",
-        ):
-            texts.append(form.replace("{}", name))
-    texts += [" ".join(f"{verb}({t})" for verb in GRAMMAR.verbs_with_object) for t in TYPES]
-    texts += [" ".join(GRAMMAR.verbs_alone)]
-    texts += ["yes", "no", NOTHING, *SIDES, "not in view", "near", "far", "I see", "Is the", "Are you", *NAMES.values()]
-    return [*texts, *(f" {t}" for t in ("yes", "no", *GRAMMAR.verbs_alone, *GRAMMAR.verbs_with_object))]
+    answers = ("yes", "no", NOTHING, *SIDES, "not in view", "near", "far")
+    # With a space before them too: a hub model's template or a user's prompt may put one there.
+    texts = [*answers, *(f" {a}" for a in answers), *(form.replace("{}", n) for form in _FORMS for n in NAMES.values())]
+    for text, questions in instructions():
+        texts += [act_prompt(text, ("Done", "MoveAhead")), verdict_prompt(text), ask_prompt(text)]
+        texts += [questions, f"{questions}; {questions}", f"{text} and then {text}"]
+    for verb in GRAMMAR.verbs_with_object:
+        texts += [f"{space}{verb}({t})" for t in TYPES for space in ("", " ")]
+    return [*texts, *GRAMMAR.verbs_alone, *(f" {v}" for v in GRAMMAR.verbs_alone)]
 
 
 def recipe_facts() -> dict[str, Any]:

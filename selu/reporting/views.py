@@ -255,6 +255,7 @@ class Report:
     prompts_digest: str
     prompts_changed: bool
     embedded_world: bool
+    embedded_model: bool
 
     @property
     def total_seconds(self) -> float:

@@ -126,7 +126,7 @@ def test_a_held_thing_is_in_view_until_it_is_dropped() -> None:
         ("FlyObject", {}, "Invalid action"),
         ("OpenObject", {"objectId": "Unicorn|1"}, "appears to be invalid"),
         ("OpenObject", {}, "needs an objectId"),
-        ("LookUp", {"degrees": 60}, "Cannot look further"),
+        ("LookUp", {"degrees": 90}, "Cannot look further"),
     ],
 )
 def test_what_ai2thor_would_refuse_is_refused(action: str, arguments: dict[str, object], message: str) -> None:
