@@ -1,6 +1,6 @@
 """Steps per second of the embedded world, and what the Controller's protocol costs: a ratio measured in one run.
 
-    python benchmarks/world_speed.py [--size 128] [--steps 400]
+python benchmarks/world_speed.py [--size 128] [--steps 400]
 """
 
 from __future__ import annotations

@@ -38,9 +38,13 @@ class Record(BaseModel):
 class Condition(Record):
     """One fact that must hold at the end of an episode, about any (or every) instance of an object type."""
 
-    predicate: Literal["held", "open", "closed", "on", "off", "inside", "broken", "sliced", "dirty", "clean", "filled", "empty"]
+    predicate: Literal[
+        "held", "open", "closed", "on", "off", "inside", "broken", "sliced", "dirty", "clean", "filled", "empty"
+    ]
     object_type: str = Field(description="AI2-THOR object type, e.g. Fridge")
-    receptacle_type: str | None = Field(default=None, description="for `inside`: type of the receptacle that must hold it")
+    receptacle_type: str | None = Field(
+        default=None, description="for `inside`: type of the receptacle that must hold it"
+    )
 
 
 class Setup(Record):

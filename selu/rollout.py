@@ -42,6 +42,7 @@ __all__ = [
     "shared_pool",
 ]
 
+
 @dataclass(frozen=True)
 class Situation:
     """What a policy is asked about. ``world`` is there for scripted policies alone, which may read the truth."""
@@ -51,6 +52,7 @@ class Situation:
     history: tuple[str, ...]
     seed: int
     world: World | None
+
 
 class Policy(Protocol):
     """Whatever chooses actions."""
@@ -66,6 +68,7 @@ class Policy(Protocol):
     def act(self, situations: Sequence[Situation]) -> list[Reply]:
         """One action text for each situation."""
         ...
+
 
 class ActorPolicy:
     """A vision-language model that writes actions."""
@@ -93,6 +96,7 @@ class ActorPolicy:
             seeds=[s.seed for s in situations],
         )
 
+
 class RandomPolicy:
     """The floor: any action of the grammar."""
 
@@ -101,6 +105,7 @@ class RandomPolicy:
 
     def act(self, situations: Sequence[Situation]) -> list[Reply]:
         return [Reply(random_action(np.random.default_rng(s.seed)), 0.0) for s in situations]
+
 
 class PlannerPolicy:
     """The ceiling: the scripted planner, with a share of random actions if ``noise`` is above 0."""
@@ -120,6 +125,7 @@ class PlannerPolicy:
             replies.append(Reply(text, 0.0))
         return replies
 
+
 @dataclass
 class Recording:
     """What a rollout made: the episodes as lived, and apart from them the truth."""
@@ -135,9 +141,11 @@ class Recording:
         for name in ("episodes", "steps", "frames", "oracle_episodes", "oracle_steps"):
             getattr(self, name).extend(getattr(other, name))
 
+
 def episode_id(task: Task, policy: Policy, seed: int) -> str:
     """The hash that names an episode."""
     return hashlib.sha256(f"{task.task_id}|{policy.revision}|{seed}".encode()).hexdigest()[:16]
+
 
 class _Lane:
     """One world and the episode that runs in it."""
@@ -206,6 +214,7 @@ class _Lane:
         success = self.made.oracle_steps[-1].goal_holds
         self.made.oracle_episodes.append(OracleEpisode(episode_id=self.id, success=success))
 
+
 def roll_out(
     tasks: Sequence[Task],
     seeds: Sequence[int],
@@ -246,6 +255,7 @@ def roll_out(
         recording.extend(made[i])
     return recording
 
+
 class WorldPool:
     """Worlds of one kind, kept alive from shard to shard; after an error all are started afresh."""
 
@@ -274,7 +284,9 @@ class WorldPool:
         while self._free:
             self._free.pop().close()
 
+
 _pools: dict[str, WorldPool] = {}
+
 
 def shared_pool(settings: WorldSettings) -> WorldPool:
     """This process's pool for these settings; closed at exit."""
@@ -283,4 +295,3 @@ def shared_pool(settings: WorldSettings) -> WorldPool:
         _pools[key] = WorldPool(settings)
         atexit.register(_pools[key].close)
     return _pools[key]
-

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from selu.config import TaskSettings, WorldSettings, scenes_of_split
 from selu.rounds import Workspace
-from selu.store import ArtifactRef
+from selu.store import ArtifactRef, Json
 from selu.tasks.progress import Meter
 from selu.tasks.stages import Made, Shard, Stage, Value, make, stage_task
 
@@ -81,7 +81,12 @@ def demonstrate(
         tasks = generate_tasks(settings, inside, seed, episodes)
         record_demonstrations(tasks, inside, seed, noise).save(path / "demonstrations.npz")
 
-    config = {"world": world.model_dump(mode="json"), "episodes": episodes, "noise": noise, "seed": seed}
+    config: dict[str, Json] = {
+        "world": world.model_dump(mode="json"),
+        "episodes": episodes,
+        "noise": noise,
+        "seed": seed,
+    }
     return make(workspace, DEMONSTRATING, shard, "base_demonstrations", compute, config=config)
 
 

@@ -178,7 +178,13 @@ def look_at_something(household: Household, rng: np.random.Generator) -> None:
     x, z = household.layout.reachable[k]
     yaw = np.degrees(np.arctan2(thing.centre[0] - x, thing.centre[2] - z)) + rng.normal(0, 8)
     pitch = np.degrees(np.arctan2(1.575 - thing.centre[1], np.hypot(*offsets[k])))
-    _stand(household, float(x), float(z), float(round(yaw / 45) * 45 % 360), float(np.clip(round(pitch / 30) * 30, -30, 30)))
+    _stand(
+        household,
+        float(x),
+        float(z),
+        float(round(yaw / 45) * 45 % 360),
+        float(np.clip(round(pitch / 30) * 30, -30, 30)),
+    )
 
 
 def _stand(household: Household, x: float, z: float, yaw: float, pitch: float) -> None:
@@ -293,7 +299,9 @@ NOTHING = "nothing"
 SIDES = ("left", "centre", "right")
 
 
-def question_turns(frames: FrameSet, i: int, rng: np.random.Generator, absent: NDArray[np.float64], count: int) -> list[Turn]:
+def question_turns(
+    frames: FrameSet, i: int, rng: np.random.Generator, absent: NDArray[np.float64], count: int
+) -> list[Turn]:
     """``count`` questions about frame ``i``; ``absent`` are weights ``(T,)`` by which absent types are drawn.
 
     States are asked first, for they are rare; yes and no are drawn evenly wherever the frame allows.
@@ -334,7 +342,11 @@ def question_turns(frames: FrameSet, i: int, rng: np.random.Generator, absent: N
                 turns.append(Turn(kind, negative.format(say[k]), yes(some == 0)))
             else:
                 turns.append(Turn(kind, positive.format(say[k]), yes(some > 0)))
-    for kind, s, question in (("what_open", 0, "What is open?"), ("what_on", 1, "What is switched on?"), ("what_broken", 2, "What is broken?")):
+    for kind, s, question in (
+        ("what_open", 0, "What is open?"),
+        ("what_on", 1, "What is switched on?"),
+        ("what_broken", 2, "What is broken?"),
+    ):
         amounts = frames.state_pixels[i, s]
         if rng.random() < (0.7 if amounts.sum() else 0.25):
             if ((amounts > 0) & (amounts < SEEN // 2)).any():
@@ -368,7 +380,9 @@ def question_turns(frames: FrameSet, i: int, rng: np.random.Generator, absent: N
             side = SIDES[int(np.digitize(frames.column[i, k], (0.38, 0.62)))] if here else "not in view"
             turns.append(Turn("where", f"Where is the {say[k]}?", side))
         elif here and frames.distance[i, k] > 0:
-            turns.append(Turn("distance", f"How far is the {say[k]}?", "near" if frames.distance[i, k] < 1.5 else "far"))
+            turns.append(
+                Turn("distance", f"How far is the {say[k]}?", "near" if frames.distance[i, k] < 1.5 else "far")
+            )
     return turns[:count]
 
 

@@ -46,10 +46,10 @@ def replay_table(frames: FrameSet, demonstrations: Demonstrations, questions: in
         turns = question_turns(frames, int(i), rng, absent, 8)
         turn = turns[int(rng.integers(len(turns)))]
         rows.append(_row(turn.question, turn.answer, frames.rgb[i], turn.kind, f"FloorPlan{int(frames.scene[i])}"))
-    for i in rng.choice(len(demonstrations), steps, replace=False):
-        rows.append(
-            _row(str(demonstrations.prompts[i]), str(demonstrations.actions[i]), demonstrations.rgb[i], "act", "")
-        )
+    rows += [
+        _row(str(demonstrations.prompts[i]), str(demonstrations.actions[i]), demonstrations.rgb[i], "act", "")
+        for i in rng.choice(len(demonstrations), steps, replace=False)
+    ]
     return pa.Table.from_pylist(rows, schema=_SCHEMA)
 
 
@@ -76,7 +76,9 @@ def load_replay(path: Path = REPLAY_FILE) -> datasets.Dataset:
         }
     )
     table = pq.read_table(path)
-    return datasets.Dataset(datasets.table.InMemoryTable(table.cast(features.arrow_schema)), info=datasets.DatasetInfo(features=features))
+    return datasets.Dataset(
+        datasets.table.InMemoryTable(table.cast(features.arrow_schema)), info=datasets.DatasetInfo(features=features)
+    )
 
 
 def package(

@@ -66,6 +66,13 @@ def household_tokenizer() -> PreTrainedTokenizerFast:
     return build_tokenizer(corpus_texts(), [n for n in NAMES.values() if " " in n])
 
 
+def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    """The id of one token."""
+    found = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(found, int)
+    return found
+
+
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Idefics3ForConditionalGeneration:
     """A randomly initialised Idefics3 of the recipe's size."""
     width, heads = recipe.width, recipe.width // 32
@@ -91,10 +98,10 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Idefics3F
         "image_size": recipe.image_size,
         "patch_size": recipe.patch_size,
     }
-    config = Idefics3Config(
+    config = Idefics3Config(  # type: ignore[call-arg]
         vision_config=vision,
         text_config=text,
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        image_token_id=token_id(tokenizer, "<image>"),
         scale_factor=recipe.scale_factor,
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=True,
@@ -143,10 +150,10 @@ class Pretrainer:
         self.recipe, self.model, self.tokenizer = recipe, model, tokenizer
         self.encode = _Encoder(tokenizer)
         self.image_tokens = image_token_count(recipe.image_size, recipe.patch_size, recipe.scale_factor)
-        ids = tokenizer.convert_tokens_to_ids
-        fake, image = ids("<fake_token_around_image>"), ids("<image>")
-        self.prefix = [ids("<s>"), fake, ids("<global-img>"), *[image] * self.image_tokens, fake]
-        self.assistant, self.end = ids("<|assistant|>"), ids("</s>")
+        fake, image = token_id(tokenizer, "<fake_token_around_image>"), token_id(tokenizer, "<image>")
+        before = [token_id(tokenizer, "<s>"), fake, token_id(tokenizer, "<global-img>")]
+        self.prefix = [*before, *[image] * self.image_tokens, fake]
+        self.assistant, self.end = token_id(tokenizer, "<|assistant|>"), token_id(tokenizer, "</s>")
         torch.manual_seed(recipe.seed + 1)
         self.patch_head = nn.Linear(recipe.width, len(TYPES) + 1 + STATE_BITS)
         # A type has two words: spoken (" fridge") and in an action ("Fridge"); a patch is pulled towards both.
@@ -181,8 +188,8 @@ class Pretrainer:
         filled = np.zeros((5, len(rows), length))
         filled[1], filled[4] = -100, -1
         for b, row in enumerate(rows):
-            for q, values in enumerate(row):
-                filled[q, b, : len(values)] = values
+            for q in range(5):
+                filled[q, b, : len(row[q])] = row[q]
         ids_, targets_, positions_, segments_ = (torch.from_numpy(filled[q]).long() for q in (0, 1, 3, 4))
         causal = torch.tril(torch.ones(length, length, dtype=torch.bool))
         same = segments_[:, :, None] == segments_[:, None, :]
@@ -232,7 +239,9 @@ class Pretrainer:
         logits = self.patch_head(tower.float())
         n = len(TYPES) + 1
         loss = -(kinds * logits[..., :n].log_softmax(-1)).sum(-1).mean()
-        loss = loss + 0.5 * STATE_BITS * functional.binary_cross_entropy_with_logits(logits[..., n:], (bits > 0.2).float())
+        loss = loss + 0.5 * STATE_BITS * functional.binary_cross_entropy_with_logits(
+            logits[..., n:], (bits > 0.2).float()
+        )
         kinds, bits = self._shares(types, states, size // round(tokens.shape[1] ** 0.5))
         kinds[..., 0] *= 0.3
         kinds = kinds / kinds.sum(-1, keepdim=True)
@@ -243,8 +252,8 @@ class Pretrainer:
         target.index_add_(2, self.state_words, (bits > 0.1).float() * 0.4)
         target = target / target.sum(-1, keepdim=True)
         near = functional.layer_norm(tokens.float(), tokens.shape[-1:]) @ functional.normalize(words, dim=-1).T * 2
-        loss = loss - (target * near.log_softmax(-1)).sum(-1).mean()
-        return loss
+        pulled: Tensor = loss - (target * near.log_softmax(-1)).sum(-1).mean()
+        return pulled
 
     def answer_loss(self, batch: _Batch, hidden: Tensor) -> Tensor:
         """Weighted cross-entropy of the answers' tokens."""

@@ -1,8 +1,8 @@
 """The household's state and its actions, with AI2-THOR's names, refusals and metadata.
 
-A simplification is stated where it is made. small nameable objects are drawn at least :data:`SMALLEST` metres across, so that
-they can be told apart at 96 pixels; slicing marks an object instead of spawning slices; there is no physics: a dropped
-or thrown thing lands on the floor ahead of the agent.
+Simplifications: small objects that have a name are drawn at least :data:`SMALLEST` metres across, so that they can be
+told apart at 96 pixels; slicing marks an object instead of spawning slices; there is no physics: a dropped or thrown
+thing lands on the floor ahead of the agent.
 """
 
 from __future__ import annotations
@@ -445,7 +445,9 @@ class Household:
             if rng.random() < 0.35:
                 continue
             receptacle = surfaces[int(rng.choice(len(surfaces), p=area / area.sum()))]
-            spread = np.array([rng.uniform(-0.5, 0.5) * receptacle.size[0], rng.uniform(-0.5, 0.5) * receptacle.size[2]])
+            spread = np.array(
+                [rng.uniform(-0.5, 0.5) * receptacle.size[0], rng.uniform(-0.5, 0.5) * receptacle.size[2]]
+            )
             self.place(thing, receptacle, np.array(receptacle.centre)[[0, 2]] + spread)
         self.changed()
 
@@ -494,7 +496,9 @@ class Household:
                 "inHighFrictionArea": False,
             },
             "sceneBounds": {
-                "center": dict(zip("xyz", ((a + b) / 2 for a, b in zip(self.low, self.high, strict=True)), strict=True)),
+                "center": dict(
+                    zip("xyz", ((a + b) / 2 for a, b in zip(self.low, self.high, strict=True)), strict=True)
+                ),
                 "size": dict(zip("xyz", (b - a for a, b in zip(self.low, self.high, strict=True)), strict=True)),
             },
         }

@@ -6,6 +6,7 @@ Unity's: x right, y up, z forward, yaw clockwise from above, positive pitch look
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -75,7 +76,7 @@ def _unit(kind: Kind) -> tuple[Floats, Floats]:
         angle = np.linspace(0, 2 * np.pi, 15)
         rim = np.stack([np.cos(angle) / 2, np.sin(angle) / 2], 1)
         faces = []
-        for p, q in zip(rim[:-1], rim[1:], strict=True):
+        for p, q in itertools.pairwise(rim):
             low_p, low_q, top_p, top_q = (np.array([r[0], h, r[1]]) for h in (-0.5, 0.5) for r in (p, q))
             faces += [[low_p, top_q, low_q], [low_p, top_p, top_q]]
             faces += [[[0, 0.5, 0], top_q, top_p], [[0, -0.5, 0], low_p, low_q]]
@@ -103,7 +104,8 @@ def _unit(kind: Kind) -> tuple[Floats, Floats]:
 def _normals(triangles: Floats) -> Floats:
     n = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
     length = np.linalg.norm(n, axis=1, keepdims=True)
-    return (n / np.maximum(length, 1e-12)).astype(np.float32)
+    unit: Floats = (n / np.maximum(length, 1e-12)).astype(np.float32)
+    return unit
 
 
 def build_mesh(parts: Sequence[Part], centre: Vector, axis: int, sign: int) -> Mesh:

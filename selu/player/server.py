@@ -7,6 +7,7 @@ bytes, rows bottom-up. Protocol after ``ai2thor.fifo_server`` of ai2thor 5.0.0.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import struct
@@ -91,10 +92,11 @@ def main() -> None:
     parser.add_argument("-screen-height", type=int, default=300)
     arguments, _ = parser.parse_known_args()
     household = Household(arguments.screen_width, arguments.screen_height)
-    try:
-        Player(household).serve(os.environ["AI2THOR_FIFO_SERVER_PIPE_PATH"], os.environ["AI2THOR_FIFO_CLIENT_PIPE_PATH"])
-    except (BrokenPipeError, KeyboardInterrupt):
-        pass  # the client is gone or asks to stop: so is the player
+    pipes = os.environ["AI2THOR_FIFO_SERVER_PIPE_PATH"], os.environ["AI2THOR_FIFO_CLIENT_PIPE_PATH"]
+    with contextlib.suppress(
+        BrokenPipeError, KeyboardInterrupt
+    ):  # the client is gone or asks to stop: so is the player
+        Player(household).serve(*pipes)
 
 
 if __name__ == "__main__":

@@ -181,7 +181,12 @@ class _Builder:
         """Slabs standing apart, their cut faces in the colour that all sliced things share."""
         for k in range(4):
             position = (k - 1.5) * 0.34
-            self.add("cylinder" if self.object_type != "Bread" else "box", (0, -0.1, position), (0.95, 0.8, 0.18), self.colour)
+            self.add(
+                "cylinder" if self.object_type != "Bread" else "box",
+                (0, -0.1, position),
+                (0.95, 0.8, 0.18),
+                self.colour,
+            )
             self.box((0, -0.1, position + 0.1), (0.8, 0.66, 0.03), CUT, True)
             self.box((0, 0.31, position), (0.6, 0.04, 0.2), CUT, True)
 
@@ -344,7 +349,9 @@ def _drawer(b: _Builder) -> None:
     b.metric("box", (f / 2 + length / 2, -u * 0.1, 0), (length, 0.02, s * 0.95), INTERIOR, True)
     for sign in (1, -1):
         b.metric("box", (f / 2 + length / 2, -u * 0.05, sign * s * 0.47), (length, u * 0.8, 0.02), b.shade(0.8))
-        b.metric("box", (f / 2 + length / 2, -u * 0.02, sign * (s * 0.47 - 0.015)), (length, u * 0.7, 0.01), INTERIOR, True)
+        b.metric(
+            "box", (f / 2 + length / 2, -u * 0.02, sign * (s * 0.47 - 0.015)), (length, u * 0.7, 0.01), INTERIOR, True
+        )
     b.metric("box", (f / 2 + length - 0.02, 0, 0), (0.01, u * 0.8, s * 0.9), INTERIOR, True)
 
 

@@ -78,7 +78,9 @@ def generate_tasks(
     if settings.instructions is not None:
         return user_tasks(settings.instructions, world, scenes, seed, count)
     tasks: list[Task] = []
-    reserved = {start_key(t) for t in frozen_tasks("probe_a")} if settings.split == "learning" and not freezing else set()
+    reserved = (
+        {start_key(t) for t in frozen_tasks("probe_a")} if settings.split == "learning" and not freezing else set()
+    )
     # Which scenes have tasks of a kind depends on the room (no toilet in a kitchen): scenes are tried in a shuffled order.
     for i in range(count):
         kind = settings.kinds[i % len(settings.kinds)]

@@ -193,7 +193,7 @@ class PlayerSimulator:
 class ThorWorld(World):
     """Household tasks in AI2-THOR."""
 
-    metadata = {"render_modes": ["rgb_array"]}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - declared so by Gymnasium
 
     def __init__(self, simulator: Simulator, settings: WorldSettings) -> None:
         self.simulator, self.settings = simulator, settings
@@ -298,7 +298,7 @@ class ThorWorld(World):
     def _target(self, verb: str, object_type: str) -> Mapping[str, Any] | None:
         """The nearest visible instance of a type; among these, one that the verb can change, if there is one."""
         held = {o["objectId"] for o in self._seen.metadata["inventoryObjects"]}
-        found = [
+        found: list[Mapping[str, Any]] = [
             o
             for o in self._seen.metadata["objects"]
             if _is_type(o, object_type) and o["visible"] and (o["objectId"] not in held or verb in _ON_HELD)
@@ -355,7 +355,7 @@ class ThorWorld(World):
         gap = np.linalg.norm(np.maximum(np.abs(reachable - centre) - half, 0), axis=1)
         cost = np.abs(gap - 0.6) + 0.35 * np.linalg.norm(reachable - here, axis=1)
         cost[(gap < APPROACH_GAP[0]) | (gap > APPROACH_GAP[1])] += 100
-        poses = []
+        poses: list[tuple[float, ...]] = []
         for k in np.argsort(cost, kind="stable")[:8]:
             if cost[k] >= 100:
                 break

@@ -118,8 +118,8 @@ def test_training_goes_on_from_an_adapter(base: ModelSettings, tmp_path: Path) -
     first = finetune(base, rows(), SETTINGS, seed=1, out=tmp_path / "first")
     second = finetune(base, rows(), SETTINGS, seed=2, out=tmp_path / "second", adapter=tmp_path / "first")
     assert second[0].loss < 0.5 * first[0].loss
+    other = SETTINGS.model_copy(update={"rank": 4})
     with pytest.raises(ConfigError, match="its r is 8, the settings ask for 4"):
-        other = SETTINGS.model_copy(update={"rank": 4})
         finetune(base, rows(), other, seed=2, out=tmp_path / "third", adapter=tmp_path / "first")
 
 

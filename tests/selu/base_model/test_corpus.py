@@ -48,7 +48,12 @@ def test_answers_are_true(frames: FrameSet) -> None:
     seen = {"view": set(), "open": set(), "held": set()}
     for i, kind, question, answer in ask(frames):
         if kind == "view":
-            name = question.removeprefix("Is the ").removeprefix("Can you see the ").removesuffix("?").removesuffix(" in view")
+            name = (
+                question.removeprefix("Is the ")
+                .removeprefix("Can you see the ")
+                .removesuffix("?")
+                .removesuffix(" in view")
+            )
             pixels = frames.pixels[i, by_name[name]]
             assert pixels >= SEEN if answer == "yes" else pixels == 0
         elif kind == "open":

@@ -239,12 +239,12 @@ def test_an_adapter_of_another_model_is_one_clear_sentence(folder: Path, tmp_pat
     wide = make_tiny_model(tmp_path / "wide", hidden_size=48)
     adapter = make_adapter(wide, tmp_path / "adapter")
     model = load_model(settings(folder))
-    with pytest.raises(ConfigError, match="for another model: its size at .* is 96, this model's is 64"):
+    with pytest.raises(ConfigError, match=r"for another model: its size at .* is 96, this model's is 64"):
         model.with_adapter(adapter)
     (adapter / "base_model.json").write_text(json.dumps({"model": "wide", "revision": "0123"}))
     with pytest.raises(ConfigError, match="trained on the model 'wide'"):
         model.with_adapter(adapter)
-    with pytest.raises(ConfigError, match="lacks adapter_config.json"):
+    with pytest.raises(ConfigError, match=r"lacks adapter_config\.json"):
         model.with_adapter(tmp_path)
 
 

@@ -19,7 +19,8 @@ def test_every_verb_alone_is_read_back(verb: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "Open", "Open()", "Open(Fridge) now", "open(Fridge)", "Done(Mug)", "Fly(Mug)", "Open(Fridge", "Open (Fridge)"]
+    "text",
+    ["", "Open", "Open()", "Open(Fridge) now", "open(Fridge)", "Done(Mug)", "Fly(Mug)", "Open(Fridge", "Open (Fridge)"],
 )
 def test_what_is_no_action_is_none(text: str) -> None:
     assert parse_action(text) is None
