@@ -292,6 +292,8 @@ def _print_summary(figures: dict[str, Any]) -> None:
         ("critic, direct verdict, probe B", figures["critic"]["probe_b"]),
         ("actor, probe A", figures["actor"]),
         ("actor, probe B", figures["actor"]["probe_b"]),
+        ("critic, general questions", figures["general"]["critic"]),
+        ("actor, general questions", figures["general"]["actor"]),
     ):
         if part["before"] is not None:
             cells = [_cell(part[phase]) for phase in ("before", "after", "gain")]

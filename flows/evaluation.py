@@ -1,6 +1,6 @@
-"""Step 9: actor and critic on the two frozen probe sets, before and after.
+"""Step 9: actor and critic on the two frozen probe sets and on general questions, before and after.
 
-Probe set A lies in the learning scenes, B in the transfer scenes. Nothing here depends on a run's seed: every method
+Probe set A lies in the learning scenes, B in the transfer scenes; the general questions are about both. Nothing here depends on a run's seed: every method
 and every seed meets the same tasks and the same trajectories.
 """
 
@@ -26,6 +26,7 @@ from selu.tasks.evaluation import (
     measure_critic,
     measure_labels,
 )
+from selu.tasks.general import GeneralRun, answer_general_questions, measure_general
 from selu.tasks.judging import judge_probe
 from selu.tasks.rollout import PolicyChoice, freeze_probe, roll_out_shard
 from selu.tasks.stages import Made, Model, Shard, Value, shards
@@ -137,6 +138,21 @@ def evaluation(
                     )
                 )
 
+    general_runs: list[GeneralRun] = []
+    if sizes.general_questions:
+        for phase, pair in contestants:
+            models: list[tuple[Literal["actor", "critic"], Model]] = [("actor", pair.actor), ("critic", pair.critic)]
+            for who, model in models:
+                answered = account.one(
+                    answer_general_questions.submit(
+                        workspace,
+                        Shard(stage=f"evaluation: general questions, {who} {phase}"),
+                        model,
+                        sizes.general_questions,
+                    )
+                )
+                general_runs.append(GeneralRun(phase=phase, who=who, answers=answered.ref))
+
     figures = [
         measure_actor.submit(
             workspace, Shard(stage="evaluation: figures of the actor"), actor_runs, sizes, run, round_number, _SEED
@@ -145,6 +161,18 @@ def evaluation(
             workspace, Shard(stage="evaluation: figures of the critic"), critic_runs, sizes, run, round_number, _SEED
         ),
     ]
+    if general_runs:
+        figures.append(
+            measure_general.submit(
+                workspace,
+                Shard(stage="evaluation: figures of the general questions"),
+                general_runs,
+                sizes,
+                run,
+                round_number,
+                _SEED,
+            )
+        )
     if learned is not None:
         figures.append(
             measure_labels.submit(

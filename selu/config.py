@@ -207,7 +207,7 @@ class SelfAskingSettings(_Section):
     agreement: float = Field(
         default=1.0, gt=0.0, le=1.0, description="share of a question's phrasings that must agree on its answer"
     )
-    max_questions: int = Field(default=4, ge=1, le=64, description="most questions about one instruction")
+    max_questions: int = Field(default=6, ge=1, le=64, description="most questions about one instruction")
     max_new_tokens: int = Field(default=48, ge=1, le=4096, description="longest list of questions in tokens")
 
 

@@ -43,7 +43,8 @@ __all__ = [
 
 Subject = Literal["actor", "critic", "labels", "general"]
 Phase = Literal["before", "after"]
-Probe = Literal["A", "B", "learning"]
+Probe = Literal["A", "B", "A+B", "learning"]
+"""A lies in the learning scenes, B in the transfer scenes, A+B in both; `learning`: the episodes learned from."""
 
 TruthOf = Callable[[str, str], bool | None]
 """(instruction, facts of a frame as in OracleStep.facts) -> whether the instruction is fulfilled, None if unknown."""

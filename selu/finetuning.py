@@ -12,6 +12,7 @@ import json
 import math
 import re
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,7 +102,13 @@ def finetune(
     source = locate_model(base)
     device = resolve_device(base.device)
     processor = load_processor(source)
-    with _reproducible(seed, settings.threads), tempfile.TemporaryDirectory() as scratch:
+    with (
+        _reproducible(seed, settings.threads),
+        tempfile.TemporaryDirectory() as scratch,
+        warnings.catch_warnings(),
+    ):
+        # TRL and transformers warn each other about names that change in the next major version.
+        warnings.simplefilter("ignore", FutureWarning)
         model = _with_lora(load_weights(source, base.dtype, device), settings, source, adapter)
         curve = _Curve(progress)
         callbacks: list[TrainerCallback] = [curve]

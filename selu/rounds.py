@@ -278,6 +278,7 @@ def summary(store: Store, finished: Round) -> dict[str, Any]:
     `critic` is the balanced accuracy of the direct verdict and `actor` the rate of success, both on probe set A; what
     they are on B stands under ``probe_b``. `labels` are those of the improved critic, which train the actor; those of
     the critic as it was, which train the critic, stand under ``before``. ``labels.n`` counts labels that say "done".
+    `general` is the share of right answers to questions outside the tasks, null where they were left out.
 
     Raises:
         ArtifactError: a figure's artifact is no longer there.
@@ -296,6 +297,9 @@ def summary(store: Store, finished: Round) -> dict[str, Any]:
         },
         "actor": {**actor, "probe_b": _before_and_after(rows, "actor", "B", "selu", "success_rate")},
         "labels": {**_labels(rows, "after"), "before": _labels(rows, "before")},
+        "general": {
+            who: _before_and_after(rows, "general", "A+B", who, "accuracy") for who in ("actor", "critic")
+        },
         "seconds": {stage.name: round(stage.seconds, 3) for stage in finished.stages},
         "made_in_seconds": {stage.name: round(stage.made_in_seconds, 3) for stage in finished.stages},
         "digests": {

@@ -44,6 +44,8 @@ def _markdown(figures: dict[str, Any]) -> str:
         ("critic, direct verdict, probe B", figures["critic"]["probe_b"]),
         ("actor, probe A", figures["actor"]),
         ("actor, probe B", figures["actor"]["probe_b"]),
+        ("critic, general questions", figures["general"]["critic"]),
+        ("actor, general questions", figures["general"]["actor"]),
     ]
     lines = [f"# {figures['run']}, round {figures['round']}", "", "| | before | after | gain |", "|---|---|---|---|"]
     lines += [

@@ -396,23 +396,24 @@ def _caption(say: Sequence[str], present: Sequence[int], pixels: NDArray[np.int3
 
 
 def instructions() -> list[tuple[str, str]]:
-    """Every one-step instruction of the vocabulary with the questions (and answers) that tell whether it was done."""
+    """Every one-step instruction of the vocabulary with the questions (and answers) that tell whether it was done.
+
+    A question about a thing's state presupposes that the thing is in view; so that is asked first.
+    """
     say = spoken_name
     rows = [(f"pick up the {say(t)}", f"Are you holding the {say(t)}? yes") for t in PICKUPABLE]
-    rows += [(f"open the {say(t)}", f"Is the {say(t)} open? yes") for t in OPENABLE]
-    rows += [(f"close the {say(t)}", f"Is the {say(t)} closed? yes") for t in OPENABLE]
-    rows += [(f"turn on the {say(t)}", f"Is the {say(t)} on? yes") for t in TOGGLEABLE]
-    rows += [(f"turn off the {say(t)}", f"Is the {say(t)} off? yes") for t in TOGGLEABLE]
-    rows += [(f"break the {say(t)}", f"Is the {say(t)} broken? yes") for t in BREAKABLE]
-    rows += [(f"slice the {say(t)}", f"Is the {say(t)} sliced? yes") for t in SLICEABLE]
+    for verb, types, state in (
+        ("open", OPENABLE, "open"),
+        ("close", OPENABLE, "closed"),
+        ("turn on", TOGGLEABLE, "on"),
+        ("turn off", TOGGLEABLE, "off"),
+        ("break", BREAKABLE, "broken"),
+        ("slice", SLICEABLE, "sliced"),
+    ):
+        rows += [(f"{verb} the {say(t)}", f"Is the {say(t)} in view? yes; Is the {say(t)} {state}? yes") for t in types]
     for t in PICKUPABLE:
-        rows += [
-            (
-                put_instruction(t, r),
-                f"Is the {say(t)} in or on the {say(r)}? yes; Are you holding the {say(t)}? no",
-            )
-            for r in RECEPTACLES
-        ]
+        asked = f"Is the {say(t)} in view? yes; Is the {say(t)} in or on the {{}}? yes; Are you holding the {say(t)}? no"
+        rows += [(put_instruction(t, r), asked.format(say(r))) for r in RECEPTACLES]
     return rows
 
 

@@ -409,7 +409,7 @@ def _mirror(turns: list[Turn], mirrored: bool) -> list[Turn]:
     return [t._replace(answer=other.get(t.answer, t.answer)) if t.kind == "where" else t for t in turns]
 
 
-BALANCED = {"view", "open", "on", "broken", "sliced", "holding", "inside", "where", "distance"}
+BALANCED = {"held", "view", "open", "on", "broken", "sliced", "holding", "inside", "where", "distance"}
 
 
 def _accuracy(kind: str, rows: Sequence[tuple[str, bool]]) -> float:
