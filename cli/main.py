@@ -162,11 +162,13 @@ def _learn(settings: Settings, verbose: bool) -> None:
         return self_learning(settings)
 
     finished = _run_flow(settings, start, verbose=verbose)
+    from selu.reporting import report_path
     from selu.rounds import Workspace, summary
 
+    workspace = Workspace.of(settings)
     for item in finished:
-        _print_summary(summary(Workspace.of(settings).store(), item))
-    _out.print(f"Report: {_report_path(settings, finished[-1])}")
+        _print_summary(summary(workspace.store(), item))
+    _out.print(f"Report: {report_path(finished[-1], workspace.reports)}", soft_wrap=True)
 
 
 @app.command()
@@ -182,7 +184,7 @@ def evaluate(
 ) -> None:
     """Evaluate actor and critic on the [b]frozen probe sets[/b] A and B.
 
-    The models as they are set, and beside them those of the run's latest round if there is one.
+    The models as they are set, and beside them those of the last round that these settings trained, if there is one.
 
     [dim]selu evaluate
     selu evaluate --base-only actor.path=/models/my-vlm critic.path=/models/my-vlm[/dim]
@@ -190,15 +192,27 @@ def evaluate(
     settings = _settings(config, overrides)
 
     def start() -> list[dict[str, Any]]:
+        from prefect import tags
+
         from selu.evaluation import MetricRow
         from selu.flows.evaluation import Contestants, evaluation
-        from selu.rounds import Workspace, finished_rounds, run_name
+        from selu.flows.learning_round import round_tags
+        from selu.rounds import Workspace, finished_rounds, run_name, same_training
         from selu.tasks.stages import Model, read_all
 
         store = Workspace.of(settings).store()
         run = run_name(settings)
-        rounds = [item for item in finished_rounds(store) if item.run == run]
-        latest = rounds[-1] if rounds and not base_only else None
+        rounds = [] if base_only else finished_rounds(store)
+        # The later of two that are alike: it finished last, and its adapters are the more likely to be there.
+        latest = max(
+            (item for item in reversed(rounds) if same_training(item.settings, settings)),
+            key=lambda item: item.round,
+            default=None,
+        )
+        if rounds and latest is None:
+            _err.print(
+                "No finished round was trained with these settings; only the models as they are set are evaluated."
+            )
         before = Contestants(actor=Model(settings=settings.actor), critic=Model(settings=settings.critic))
         after = (
             Contestants(
@@ -208,7 +222,9 @@ def evaluate(
             if latest
             else None
         )
-        made = evaluation(settings, before, after, None, run, latest.round if latest else 0)
+        number = latest.round if latest else 0
+        with tags(*round_tags(settings, number)):
+            made = evaluation(settings, before, after, None, run, number)
         return [row.model_dump(mode="json") for row in read_all(store, made.metrics, "metrics", MetricRow)]
 
     rows = _run_flow(settings, start, verbose=verbose)
@@ -303,9 +319,12 @@ def _print_summary(figures: dict[str, Any]) -> None:
     if labels["coverage"] is not None:
         false = "-" if labels["false_rate"] is None else f"{labels['false_rate']:.3f}"
         _out.print(
-            f"Labels that say done: {labels['n']} on {labels['episodes']} episodes (coverage {labels['coverage']:.3f}),"
-            f" share of false ones {false}"
+            f"Labels that say done: {labels['n']} on {labels['episodes']} episodes (from a share of"
+            f" {labels['coverage']:.3f}), share of false ones {false}; any accepted label: from a share of"
+            f" {labels['labelled']:.3f}"
         )
+    if labels["before"]["critic_labels"] is not None:
+        _out.print(f"False among all labels that the critic learned from: {_cell(labels['before']['critic_labels'])}")
     _out.print(f"Seconds: {sum(figures['seconds'].values()):.1f}; reused: {', '.join(figures['cached']) or 'nothing'}")
 
 

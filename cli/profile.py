@@ -1,5 +1,5 @@
-"""Prefect's profile for this command: its database lies beside the artifacts, nothing is sent to anybody, little is
-printed. What the environment says already counts more.
+"""Prefect's profile for this command: its database lies beside the artifacts, its page asks nobody, little is printed.
+What the environment says already counts more.
 """
 
 from __future__ import annotations
@@ -16,10 +16,7 @@ __all__ = ["API_PORT", "quiet_heartbeat", "server_note", "use_profile"]
 
 API_PORT = 4200
 
-_NO_TELEMETRY = {
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
+_QUIET_PAGE = {
     # The second UI asks a telemetry host from the browser; the first does not.
     "PREFECT_SERVER_UI_V2_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
@@ -53,7 +50,7 @@ def _running_server(prefect_home: Path) -> str | None:
 def use_profile(prefect_home: Path, *, verbose: bool = False) -> None:
     """Set the environment that Prefect reads when it is first imported; so call this before that."""
     values = {
-        **_NO_TELEMETRY,
+        **_QUIET_PAGE,
         **_RECORDING,
         "PREFECT_HOME": str(prefect_home),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",

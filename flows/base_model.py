@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import tempfile
 from pathlib import Path
 
 from prefect import flow
@@ -40,10 +41,19 @@ def base_model(settings: Settings, recipe: BaseModelRecipe, out: Path) -> Artifa
         start = phases[-1] if phases else None
         phases.append(pretrain(workspace, Shard(stage=phase), phase, recipe, frames, shown, start).ref)
     packaged = package_model(workspace, Shard(stage="package"), recipe, phases, frames, unseen, shown).ref
-    shutil.copytree(
-        workspace.store().path(packaged), out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json")
-    )
+    _replace_folder(workspace.store().path(packaged), out.absolute())
     return packaged
+
+
+def _replace_folder(source: Path, out: Path) -> None:
+    """Copy a model folder beside `out` and swap them, so that nobody loads half of the old and half of the new one."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as beside:
+        new = Path(beside) / "new"
+        shutil.copytree(source, new, ignore=shutil.ignore_patterns("manifest.json"))
+        if out.exists():
+            out.rename(Path(beside) / "old")
+        new.rename(out)
 
 
 def main() -> None:

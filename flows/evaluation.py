@@ -1,7 +1,9 @@
 """Step 9: actor and critic on the two frozen probe sets and on general questions, before and after.
 
-Probe set A lies in the learning scenes, B in the transfer scenes; the general questions are about both. Nothing here depends on a run's seed: every method
-and every seed meets the same tasks and the same trajectories.
+Probe set A lies in the learning scenes, B in the transfer scenes; the general questions are about both. Nothing here
+depends on a run's seed: every method and every seed meets the same tasks, the same trajectories and the same questions.
+Floor and ceiling (the random policy and the planner) are measured on the first of the actor's own tasks: as many as it
+takes to record the critic's trajectories, which their n says.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from selu.tasks.evaluation import (
 from selu.tasks.general import GeneralRun, answer_general_questions, measure_general
 from selu.tasks.judging import judge_probe
 from selu.tasks.rollout import PolicyChoice, freeze_probe, roll_out_shard
-from selu.tasks.stages import Made, Model, Shard, Value, shards
+from selu.tasks.stages import Model, Outcome, Shard, Value, shards
 
 __all__ = ["Contestants", "Evaluated", "Learned", "evaluation"]
 
@@ -38,9 +40,12 @@ _SEED = derived_seed(0, "evaluation")
 _MIXED_POLICIES = {
     "planner": PolicyChoice(kind="planner"),
     "noisy planner": PolicyChoice(kind="planner", noise=0.3),
+    "near miss": PolicyChoice(kind="near_miss"),
+    "sibling": PolicyChoice(kind="sibling"),
     "random": PolicyChoice(kind="random"),
 }
-"""Who plays the trajectories that the critic is tested on; first and last are also the actor's ceiling and floor."""
+"""Who plays the trajectories that the critic is tested on. The planner is also the actor's ceiling, the random policy
+its floor; near miss and sibling fail by design, in ways that are hard to tell from success."""
 
 
 class Contestants(Value):
@@ -62,7 +67,7 @@ class Evaluated(Value):
     """What an evaluation made."""
 
     metrics: tuple[ArtifactRef, ...]
-    made: tuple[Made, ...] = Field(description="by all its tasks")
+    made: tuple[Outcome, ...] = Field(description="by all its tasks")
 
 
 @flow(
@@ -108,9 +113,10 @@ def evaluation(
                 tasks = (critic_episodes + 1) // 2
                 episodes, oracle = _record(account, workspace, settings, label, name, tasks, policy)
                 recordings[policy_name], truths[policy_name] = episodes, oracle
-                actor_runs.append(
-                    ActorRun(phase="before", probe=probe, method=policy_name, episodes=episodes, oracle=oracle)
-                )
+                if policy.kind in ("planner", "random"):
+                    actor_runs.append(
+                        ActorRun(phase="before", probe=probe, method=policy_name, episodes=episodes, oracle=oracle)
+                    )
             frozen = account.one(
                 freeze_critic_probe.submit(
                     workspace,
@@ -134,7 +140,7 @@ def evaluation(
                 )
                 critic_runs.append(
                     CriticRun(
-                        phase=phase, probe=probe, trajectories=frozen.ref, truth=frozen.truth, judgements=judged.ref
+                        phase=phase, probe=probe, trajectories=frozen.ref, truth=frozen.oracle, judgements=judged.ref
                     )
                 )
 
@@ -200,10 +206,12 @@ def _record(
     count: int,
     policy: PolicyChoice,
 ) -> tuple[tuple[ArtifactRef, ...], tuple[OracleRef, ...]]:
-    """Let a policy play `count` tasks of a frozen probe set."""
-    tasks = account.one(freeze_probe.submit(workspace, Shard(stage=f"{label}: tasks"), probe, count))
+    """Let a policy play the first `count` tasks of a frozen probe set that are of the practised kinds."""
+    tasks = account.one(
+        freeze_probe.submit(workspace, Shard(stage=f"{label}: tasks"), probe, count, settings.tasks.kinds)
+    )
     played = account.all(
-        roll_out_shard.submit(workspace, shard, tasks.ref, policy, settings.world, settings.rollout, _SEED)
-        for shard in shards(label, count, settings.rollout.shard_size)
+        roll_out_shard.submit(workspace, shard, tasks.oracle, policy, settings.world, settings.rollout, _SEED)
+        for shard in shards(label, tasks.count, settings.rollout.shard_size)
     )
     return tuple(made.ref for made in played), tuple(made.oracle for made in played)

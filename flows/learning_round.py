@@ -9,7 +9,7 @@ from prefect import flow, tags
 from selu.config import Settings
 from selu.flows.evaluation import Contestants, Learned, evaluation
 from selu.flows.ledger import Ledger, one_at_a_time
-from selu.rounds import Round, Workspace, new_round, run_name, save_round
+from selu.rounds import Round, Workspace, new_round, run_folder, run_name, save_round
 from selu.seeds import derived_seed
 from selu.tasks.checks import check_models
 from selu.tasks.datasets import make_actor_dataset, make_critic_dataset
@@ -73,7 +73,7 @@ def _learning_round(settings: Settings, round_number: int, previous: Round | Non
         )
         played = stage.all(
             roll_out_shard.submit(
-                workspace, shard, tasks.ref, policy, settings.world, settings.rollout, seed("rollout")
+                workspace, shard, tasks.oracle, policy, settings.world, settings.rollout, seed("rollout")
             )
             for shard in shards("rollout", episodes, shard_size)
         )
@@ -128,6 +128,7 @@ def _learning_round(settings: Settings, round_number: int, previous: Round | Non
                 first_relabels,
                 previous.critic_dataset if previous else None,
                 settings.dataset,
+                settings.critic.prompt_style,
                 seed("critic dataset"),
             )
         ).ref
@@ -142,7 +143,7 @@ def _learning_round(settings: Settings, round_number: int, previous: Round | Non
                 before.critic,
                 settings.critic_finetuning,
                 settings.report_to,
-                run,
+                run_folder(settings),
                 seed("critic finetuning"),
             )
         ).ref
@@ -180,6 +181,8 @@ def _learning_round(settings: Settings, round_number: int, previous: Round | Non
                 previous.actor_dataset if previous else None,
                 settings.dataset,
                 settings.rollout.history,
+                settings.actor.prompt_style,
+                settings.world.skill_set,
                 seed("actor dataset"),
             )
         ).ref
@@ -194,7 +197,7 @@ def _learning_round(settings: Settings, round_number: int, previous: Round | Non
                 before.actor,
                 settings.actor_finetuning,
                 settings.report_to,
-                run,
+                run_folder(settings),
                 seed("actor finetuning"),
             )
         ).ref
@@ -202,7 +205,12 @@ def _learning_round(settings: Settings, round_number: int, previous: Round | Non
 
     with ledger.stage("evaluation") as stage:
         labels = (
-            LabelRun(phase="before", judgements=tuple(first_judgements), relabels=tuple(first_relabels)),
+            LabelRun(
+                phase="before",
+                judgements=tuple(first_judgements),
+                relabels=tuple(first_relabels),
+                contrasts=tuple(contrasts),
+            ),
             LabelRun(phase="after", judgements=tuple(rejudgements), relabels=tuple(rerelabels)),
         )
         learned = Learned(
@@ -218,7 +226,7 @@ def _learning_round(settings: Settings, round_number: int, previous: Round | Non
         round=round_number,
         settings=settings,
         stages=tuple(ledger.stages),
-        tasks=tasks.ref,
+        tasks=tasks.oracle,
         episodes=learned.episodes,
         oracle=learned.oracle,
         frames=tuple(made.ref for made in seen),

@@ -11,11 +11,11 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from selu.rounds import StageName, StageRecord
 from selu.tasks.progress import finished
-from selu.tasks.stages import Made, timed
+from selu.tasks.stages import Made, Outcome, timed
 
 __all__ = ["Account", "Ledger", "one_at_a_time"]
 
-MadeT = TypeVar("MadeT", bound=Made)
+MadeT = TypeVar("MadeT", bound=Outcome)
 
 
 def one_at_a_time() -> TaskRunner[PrefectFuture[Any]]:
@@ -30,7 +30,7 @@ class Account:
     """What the tasks of one stage made."""
 
     def __init__(self) -> None:
-        self.made: list[Made] = []
+        self.made: list[Outcome] = []
 
     def one(self, future: PrefectFuture[MadeT]) -> MadeT:
         """Wait for a task, note what it made and give that back.
@@ -71,7 +71,7 @@ class Ledger:
             cached=reused == len(account.made),
             reused=reused,
             tasks=len(account.made),
-            artifacts=tuple(made.ref for made in account.made),
+            artifacts=tuple(made.ref for made in account.made if isinstance(made, Made)),
         )
         self.stages.append(record)
         finished(name.replace("_", " "), record.seconds, reused, len(account.made))

@@ -86,10 +86,10 @@ class QueryResult(NamedTuple):
 class Catalog:
     """Views over a store as it is now; make another one to see what came later.
 
-    The views: ``tasks, episodes, steps, frames`` (without pictures)``, questions, answers, verdicts, relabels,
-    critic_rows, actor_rows, curves, metrics``; ``artifacts`` (kind, key, digest, stage, created in UTC, seconds,
-    bytes, provenance as JSON); and the truth, for a reader's eyes: ``oracle_episodes, oracle_steps``. A view
-    whose table nobody has made yet is empty.
+    The views: ``episodes, steps, frames`` (without pictures)``, questions, answers, verdicts, relabels, critic_rows,
+    actor_rows, curves, metrics``; ``artifacts`` (kind, key, digest, stage, created in UTC, seconds, bytes, provenance
+    as JSON); and the truth, for a reader's eyes: ``tasks`` (with their goals)``, oracle_episodes, oracle_steps``. A
+    view whose table nobody has made yet is empty.
 
     Args:
         store_root: the store's folder; one that is not there gives empty views.

@@ -116,7 +116,8 @@ class WorldSettings(_Section):
     name: Literal["thor"] = Field(default="thor", description="which world: thor is AI2-THOR's controller")
     skill_set: Literal["household", "primitives"] = Field(
         default="household",
-        description="household: Approach(T) walks up to something in view; primitives: single steps and turns only",
+        description="household: Approach(T) walks up to something in view; primitives: single steps and turns only "
+        "(the frozen probes were proven solvable under household)",
     )
     width: int = Field(default=96, ge=32, le=2048, description="width of a frame in pixels")
     height: int = Field(default=96, ge=32, le=2048, description="height of a frame in pixels")
@@ -141,6 +142,11 @@ class WorldSettings(_Section):
     )
     start_timeout: float = Field(default=60.0, gt=0.0, le=3600.0, description="seconds a player may take to start")
     step_timeout: float = Field(default=30.0, gt=0.0, le=3600.0, description="seconds a player may take for one step")
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the embedded player is used: neither a player nor a build is named."""
+        return self.local_executable_path is None and self.commit_id is None and self.platform is None
 
 
 class TaskSettings(_Section):
@@ -193,7 +199,19 @@ class ModelSettings(_Section):
     device: str = Field(default="cpu", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="cpu, cuda, cuda:1 or auto")
     batch_size: int = Field(default=64, ge=1, le=4096, description="prompts in a batch; halved when memory runs out")
     max_new_tokens: int = Field(default=12, ge=1, le=4096, description="longest reply in tokens")
+    prompts: Literal["auto", "brief", "full"] = Field(
+        default="auto",
+        description="brief: as the embedded model was trained; full: with actions and answer format; auto: brief for it",
+    )
+    threads: int = Field(default=2, ge=1, le=256, description="inference threads, pinned")
     adapter: UserPath | None = Field(default=None, description="folder of a LoRA adapter (PEFT) to start from")
+
+    @property
+    def prompt_style(self) -> Literal["brief", "full"]:
+        """Which of the two sets of prompts the model reads."""
+        if self.prompts == "auto":
+            return "brief" if self.path == "embedded" else "full"
+        return self.prompts
 
 
 class SelfAskingSettings(_Section):
@@ -349,13 +367,20 @@ def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
             ("world.x_display", "world.platform"),
             "world.x_display is set but world.platform=CloudRendering uses no display; keep one",
         )
+    if tasks.split == "transfer":
+        yield (
+            ("tasks.split",),
+            "tasks.split=transfer: probe set B lies in these scenes and is about homes never visited, so nobody practises "
+            "there; use learning or development",
+        )
     for scene in tasks.scenes:
         split = _SPLIT_OF_SCENE[scene]
         if split != tasks.split:
+            other = "" if split == "transfer" else f"set tasks.split={split} or "
             yield (
                 ("tasks.scenes", "tasks.split"),
                 f"tasks.scenes: {scene} belongs to the split {split}, not to tasks.split={tasks.split}; the splits "
-                f"keep practice and probes apart, so set tasks.split={split} or leave {scene} out",
+                f"keep practice and probes apart, so {other}leave {scene} out",
             )
     if settings.rollout.players > settings.rollout.shard_size:
         yield (

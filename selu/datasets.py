@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -30,9 +30,8 @@ from pydantic import Field
 from selu.config import DatasetSettings
 from selu.errors import ArtifactError
 from selu.frames import FrameTable, decode_picture
-from selu.prompting import act_prompt, question_prompt, verdict_prompt
+from selu.prompting import PromptStyle, act_prompt, is_yes_no, question_prompt, verdict_prompt
 from selu.records import Answer, Episode, Frame, Question, Record, Relabel, Step, Verdict
-from selu.self_asking import is_yes_no
 from selu.worlds.actions import parse_action
 
 __all__ = [
@@ -200,13 +199,14 @@ def _verdict_rows(
     questions: Mapping[str, Question],
     verdicts: Iterable[Verdict],
     relabels: Iterable[Relabel],
+    style: PromptStyle,
 ) -> list[_Row]:
     """Every accepted `yes` or `no` about an instruction and a frame, relabels first."""
 
     def row(episode_id: str, frame_index: int, instruction: str, label: str, source: str, **ids: str) -> _Row:
         image = frames.image(episode_id, frame_index)
         episode = episodes[episode_id]
-        prompt = verdict_prompt(instruction)
+        prompt = verdict_prompt(instruction, style)
         return _Row(prompt, label, image, source, episode, instruction, frame_index, **ids)
 
     rows = []
@@ -249,6 +249,7 @@ def _question_rows(
     answers: Mapping[str, Answer],
     verdicts: Iterable[Verdict],
     relabels: Iterable[Relabel],
+    style: PromptStyle,
 ) -> list[_Row]:
     """Answers to the critic's own questions that several ways of asking agree on."""
     agreed: dict[str, tuple[str, str]] = {}
@@ -273,7 +274,7 @@ def _question_rows(
             continue
         rows.append(
             _Row(
-                question_prompt(question.text),
+                question_prompt(question.text, style),
                 answer.text,
                 frames.image(question.episode_id, question.frame_index),
                 "question",
@@ -299,6 +300,7 @@ def critic_rows(
     settings: DatasetSettings,
     *,
     seed: int,
+    style: PromptStyle = "brief",
     replay: datasets.Dataset | None = None,
     previous: datasets.Dataset | None = None,
 ) -> datasets.Dataset:
@@ -306,17 +308,17 @@ def critic_rows(
 
     Verdict rows (`yes` and `no`, balanced for each instruction), then agreed question rows (at most as many), then
     `previous` rows while there is room, then `replay` rows at the share `settings.replay`. Verdicts under any
-    instruction count, not only an episode's own. `replay` and `previous` need the columns prompt, completion and
-    images.
+    instruction count, not only an episode's own. `style` is that of the critic's prompts. `replay` and `previous` need
+    the columns prompt, completion and images.
     """
     known, table = {episode.episode_id: episode for episode in episodes}, FrameTable(frames)
     asked = {question.question_id: question for question in questions}
     answered = {answer.question_id: answer for answer in answers}
     room = _own_room(settings)
-    judged = _consistent(_verdict_rows(known, table, asked, verdicts, relabels))
+    judged = _consistent(_verdict_rows(known, table, asked, verdicts, relabels, style))
     own = _take(_balanced(judged, settings.negatives_per_positive, seed), room)
 
-    agreed = _consistent(_question_rows(known, table, asked, answered, verdicts, relabels))
+    agreed = _consistent(_question_rows(known, table, asked, answered, verdicts, relabels, style))
     closed = _balanced([row for row in agreed if is_yes_no(row.prompt)], 1.0, seed)
     opened = [[row] for row in agreed if not is_yes_no(row.prompt)]
     units = sorted(closed + opened, key=lambda unit: _row_rank(seed, unit[0]))
@@ -334,6 +336,8 @@ def actor_rows(
     *,
     seed: int,
     history: int = 0,
+    style: PromptStyle = "brief",
+    skill_set: str = "household",
     replay: datasets.Dataset | None = None,
     previous: datasets.Dataset | None = None,
 ) -> datasets.Dataset:
@@ -341,7 +345,8 @@ def actor_rows(
 
     From episodes accepted as done under their own instruction, whole, and from accepted relabels, cut at the frame
     where the new instruction was achieved; both end with `Done`. Malformed actions and steps that changed nothing in
-    the picture are left out. `history` is the number of own actions that the prompt carries. Needs every frame of the
+    the picture are left out. `history` (the number of own actions that the prompt carries), `style` and `skill_set` are
+    those of the rollout: a row under the own instruction has the very prompt of its step. Needs every frame of the
     accepted trajectories.
     """
     known, table = {episode.episode_id: episode for episode in episodes}, FrameTable(frames)
@@ -362,6 +367,9 @@ def actor_rows(
             ids = {"relabel_id": relabel.relabel_id, "critic": evidence["critic"]}
             trajectories.append((known[relabel.episode_id], relabel.instruction, relabel.frame_index, ids))
 
+    def prompt(instruction: str, before: Sequence[str]) -> str:
+        return act_prompt(instruction, before[-history:] if history else (), style, skill_set)
+
     seen: set[tuple[str, str, str]] = set()
     units = []
     for episode, instruction, end, ids in sorted(
@@ -369,7 +377,7 @@ def actor_rows(
     ):
         unit = []
         for row in _trajectory_rows(
-            episode, instruction, end, by_episode.get(episode.episode_id, []), table, history, ids
+            episode, instruction, end, by_episode.get(episode.episode_id, []), table, prompt, ids
         ):
             shown = (*row.sight, row.completion)
             if shown not in seen:
@@ -385,7 +393,7 @@ def _trajectory_rows(
     end: int,
     steps: Sequence[Step],
     frames: FrameTable,
-    history: int,
+    prompt: Callable[[str, Sequence[str]], str],
     ids: Mapping[str, str],
 ) -> list[_Row]:
     """Rows of steps 0..end-1 and a final `Done`."""
@@ -395,9 +403,8 @@ def _trajectory_rows(
     actions = [step.action for step in steps]
 
     def row(index: int, completion: str, source: str) -> _Row:
-        prompt = act_prompt(instruction, actions[max(0, index - history) : index] if history else ())
         image = frames.image(episode.episode_id, index)
-        return _Row(prompt, completion, image, source, episode, instruction, index, **ids)
+        return _Row(prompt(instruction, actions[:index]), completion, image, source, episode, instruction, index, **ids)
 
     rows: list[_Row] = []
     for step in steps:

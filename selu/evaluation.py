@@ -7,14 +7,13 @@ resamples scenes for the rest). All scheduled episodes are in the denominator.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field
 
-from selu.records import Condition, Episode, Judgement, OracleEpisode, OracleStep, Record, Relabel, Step, Verdict
+from selu.records import Episode, Judgement, OracleEpisode, OracleStep, Record, Relabel, Step, Verdict
 from selu.statistics import (
     Confusion,
     Rate,
@@ -24,18 +23,19 @@ from selu.statistics import (
     phi_coefficient,
     wilson,
 )
-from selu.worlds.vocabulary import type_of
+from selu.worlds.base import holds
+from selu.worlds.tasks import goal_of_instruction
 
 __all__ = [
     "Judged",
     "MetricRow",
     "Series",
     "actor_metrics",
+    "critic_label_metrics",
     "critic_metrics",
     "difference_metric",
     "error_correlation",
     "goal_of_instruction",
-    "holds",
     "label_metrics",
     "rate_metric",
     "truth_of_instruction",
@@ -129,13 +129,14 @@ def actor_metrics(
 ) -> list[MetricRow]:
     """success_rate (Wilson), mean_steps (clustered by scene), malformed_actions (share of steps), own_done.
 
-    An episode without an oracle row counts as failed: it was scheduled.
+    An episode without an oracle row counts as failed: it was scheduled. One whose goal is unknown has no success.
     """
     success = {row.episode_id: row.success for row in oracle}
+    known = [done for row in episodes if (done := success.get(row.episode_id, False)) is not None]
     malformed = sum(not step.well_formed for step in steps)
     lengths = [float(episode.length) for episode in episodes]
     return [
-        rate_metric(series, "success_rate", [success.get(episode.episode_id, False) for episode in episodes]),
+        rate_metric(series, "success_rate", known),
         series.row("mean_steps", bootstrap_mean(lengths, [episode.scene for episode in episodes], seed, samples)),
         series.row("malformed_actions", wilson(malformed, len(steps))),
         rate_metric(series, "own_done", [episode.finish_reason == "done" for episode in episodes]),
@@ -200,61 +201,13 @@ def error_correlation(series: Series, first: Sequence[Judged], second: Sequence[
     return series.row("error_correlation", _point(value, len(both)))
 
 
-_PATTERNS: tuple[tuple[str, str], ...] = (
-    (r"pick up the (?P<a>.+)", "held"),
-    (r"open the (?P<a>.+)", "open"),
-    (r"close the (?P<a>.+)", "closed"),
-    (r"turn on the (?P<a>.+)", "on"),
-    (r"turn off the (?P<a>.+)", "off"),
-    (r"put the (?P<a>.+?) (?:in|on) the (?P<b>.+)", "inside"),
-    (r"break the (?P<a>.+)", "broken"),
-    (r"slice the (?P<a>.+)", "sliced"),
-)
-
-
-def goal_of_instruction(instruction: str) -> tuple[Condition, ...] | None:
-    """The goal that an instruction of the generator's form stands for; None if it cannot be told."""
-    conditions = []
-    for part in instruction.split(" and then "):
-        for pattern, predicate in _PATTERNS:
-            found = re.fullmatch(pattern, part)
-            if found is None:
-                continue
-            names = {key: type_of(name) for key, name in found.groupdict().items()}
-            if None in names.values():
-                return None
-            conditions.append(
-                Condition.model_validate(
-                    {"predicate": predicate, "object_type": names["a"], "receptacle_type": names.get("b")}
-                )
-            )
-            break
-        else:
-            return None
-    return tuple(conditions)
-
-
-def holds(condition: Condition, facts: Mapping[str, object]) -> bool:
-    """Whether a condition holds for any instance, by the JSON of OracleStep.facts.
-
-    `facts` has lists of object types under held, open, closed, on, off, broken, sliced, dirty, clean, filled, empty,
-    and pairs [object type, receptacle type] under inside. A type both open and closed has instances of both.
-    """
-    listed = facts.get(condition.predicate)
-    if not isinstance(listed, list):
-        raise KeyError(f"the oracle's facts must list `{condition.predicate}`, they have {sorted(facts)}")
-    if condition.predicate == "inside":
-        return [condition.object_type, condition.receptacle_type] in listed
-    return condition.object_type in listed
-
-
 def truth_of_instruction(instruction: str, facts: str) -> bool | None:
     """Default :data:`TruthOf`: every condition of the instruction's goal holds in the frame."""
     goal = goal_of_instruction(instruction)
     if goal is None:
         return None
     known = json.loads(facts)
-    return all(holds(condition, known) for condition in goal)
+    return holds(goal, known)
 
 
 def label_metrics(
@@ -272,7 +225,8 @@ def label_metrics(
     A *done-label* is an accepted `yes` under the original instruction at the last frame, or an accepted relabel.
     false_rate: share of done-labels that are false; false_rate_verdicts, false_rate_relabels: the same by origin;
     false_rate_no: share of accepted `no` labels that are false; coverage: share of episodes with a done-label;
-    labelled: share of episodes with any accepted label. A relabel whose truth `truth_of` does not know counts as false.
+    labelled: share of episodes with any accepted label. A verdict on an episode whose goal is unknown is in no false
+    rate; a relabel whose truth `truth_of` does not know counts as false.
     """
     lengths = {episode.episode_id: episode.length for episode in episodes}
     instructions = {episode.episode_id: episode.instruction for episode in episodes}
@@ -286,8 +240,9 @@ def label_metrics(
         and lengths[verdict.episode_id] == verdict.frame_index
     ]
     taken = [row for row in relabels if row.accepted and row.episode_id in lengths]
-    yes_false = [not success[row.episode_id] for row in own if row.verdict == "yes"]
-    no_false = [success[row.episode_id] for row in own if row.verdict == "no"]
+    told = [(row.verdict, true) for row in own if (true := success[row.episode_id]) is not None]
+    yes_false = [not true for said, true in told if said == "yes"]
+    no_false = [true for said, true in told if said == "no"]
     relabel_false = [truth_of(row.instruction, facts[row.episode_id, row.frame_index]) is not True for row in taken]
     done = {row.episode_id for row in own if row.verdict == "yes"} | {row.episode_id for row in taken}
     labelled = done | {row.episode_id for row in own}
@@ -299,3 +254,35 @@ def label_metrics(
         rate_metric(series, "coverage", [episode in done for episode in lengths]),
         rate_metric(series, "labelled", [episode in labelled for episode in lengths]),
     ]
+
+
+def critic_label_metrics(
+    series: Series,
+    episodes: Sequence[Episode],
+    verdicts: Sequence[Verdict],
+    relabels: Sequence[Relabel],
+    oracle_episodes: Sequence[OracleEpisode],
+    oracle_steps: Sequence[OracleStep],
+    *,
+    truth_of: TruthOf = truth_of_instruction,
+) -> list[MetricRow]:
+    """false_rate_critic_labels: share of false ones among all that the critic's dataset is drawn from.
+
+    These are accepted verdicts of either kind, under any instruction and at any frame (contrasts too), and accepted
+    relabels. A verdict whose truth is unknown is left out; a relabel whose truth `truth_of` does not know counts as false.
+    """
+    lengths = {episode.episode_id: episode.length for episode in episodes}
+    instructions = {episode.episode_id: episode.instruction for episode in episodes}
+    success = {row.episode_id: row.success for row in oracle_episodes}
+    facts = {(row.episode_id, row.frame_index): row.facts for row in oracle_steps}
+
+    def truth(label: Verdict | Relabel) -> bool | None:
+        name = label.episode_id
+        if (label.instruction, label.frame_index) == (instructions[name], lengths[name]):
+            return success[name]
+        return truth_of(label.instruction, facts[name, label.frame_index])
+
+    told = [(row.verdict == "yes", truth(row)) for row in verdicts if row.accepted]
+    false = [said is not known for said, known in told if known is not None]
+    false += [truth(row) is not True for row in relabels if row.accepted]
+    return [rate_metric(series, "false_rate_critic_labels", false)]

@@ -97,7 +97,7 @@ def select_frames(steps: Sequence[Step], length: int, settings: FrameSettings) -
         return list(range(length + 1))[-settings.limit :]
     chosen = {length}
     for step in sorted(steps, key=lambda step: step.step, reverse=True):
-        if is_interaction(step.action):
+        if step.well_formed and is_interaction(step.action):
             wider = chosen | {step.step, step.step + 1}
             if len(wider) > settings.limit:
                 break

@@ -14,7 +14,7 @@ from pydantic import Field
 from selu.errors import ConfigError
 from selu.frames import decode_picture
 from selu.models.base import Prompt
-from selu.prompting import question_prompt
+from selu.prompting import PromptStyle, question_prompt
 from selu.records import Record
 from selu.store import read_table
 from selu.worlds.tasks import FROZEN
@@ -61,6 +61,6 @@ def general_questions_digest(path: Path = GENERAL_FILE) -> str:
         ) from error
 
 
-def general_prompts(questions: list[GeneralQuestion]) -> list[Prompt]:
+def general_prompts(questions: list[GeneralQuestion], style: PromptStyle = "brief") -> list[Prompt]:
     """What a model is shown: frame and question, not the answer."""
-    return [Prompt((decode_picture(row.image),), question_prompt(row.question)) for row in questions]
+    return [Prompt((decode_picture(row.image),), question_prompt(row.question, style)) for row in questions]

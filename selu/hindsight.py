@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,36 +29,23 @@ from selu.prompting import Achievement, achievements
 from selu.records import Answer, Episode, Frame, Question, Relabel, Step, Verdict
 from selu.self_asking import (
     Claim,
+    Progress,
     answer_questions,
     canonical_json,
     digest,
+    in_units,
     judge_claims,
     make_question,
+    part_of,
     spoken_for,
 )
 from selu.worlds.actions import parse_action
+from selu.worlds.tasks import ENCLOSING
 from selu.worlds.vocabulary import spoken_name
 
 __all__ = ["relabel"]
 
 _HELD_QUESTION = "What are you holding?"
-# Receptacles that hold things inside; onto all others things are put. As the task generator speaks.
-_ENCLOSING = frozenset(
-    {
-        "Box",
-        "Cabinet",
-        "CoffeeMachine",
-        "Drawer",
-        "Fridge",
-        "GarbageCan",
-        "Microwave",
-        "Safe",
-        "Sink",
-        "Bathtub",
-        "LaundryHamper",
-        "Toilet",
-    }
-)
 
 
 @dataclass
@@ -103,16 +90,18 @@ class _Interrogation:
         self.questions: dict[str, Question] = {}
         self.answers: dict[str, Answer] = {}
 
-    def put(self, questions: Sequence[Question]) -> list[Answer]:
-        answers = answer_questions(questions, self.frames, self.critic)
+    def put(self, questions: Sequence[Question], progress: Progress) -> list[Answer]:
+        answers = answer_questions(questions, self.frames, self.critic, progress)
         for question, answer in zip(questions, answers, strict=True):
             self.questions.setdefault(question.question_id, question)
             self.answers.setdefault(question.question_id, answer)
         return answers
 
-    def judge(self, claims: Sequence[Claim], settings: SelfAskingSettings, direct: bool) -> dict[Claim, Verdict]:
+    def judge(
+        self, claims: Sequence[Claim], settings: SelfAskingSettings, direct: bool, progress: Progress
+    ) -> dict[Claim, Verdict]:
         questions, answers, verdicts = judge_claims(
-            claims, self.frames, self.critic, settings, agree_with_direct=direct
+            claims, self.frames, self.critic, settings, agree_with_direct=direct, progress=progress
         )
         for question, answer in zip(questions, answers, strict=True):
             self.questions.setdefault(question.question_id, question)
@@ -150,7 +139,7 @@ def _candidates(episodes: Sequence[Episode], steps: Mapping[str, list[Step]], fr
         only_last = indices.get(episode.episode_id) == [episode.length]
         seen: set[str] = set()
         for step in steps.get(episode.episode_id, ()):
-            if not is_interaction(step.action):
+            if not (step.well_formed and is_interaction(step.action)):
                 continue
             action = parse_action(step.action)
             if action is None or action.object_type is None or action.verb not in achievements():
@@ -164,7 +153,7 @@ def _candidates(episodes: Sequence[Episode], steps: Mapping[str, list[Step]], fr
             achievement = achievements()[action.verb]
             name = spoken_name(action.object_type)
             if _names_place(achievement):
-                fields = {"a": "object", "b": name, "preposition": "in" if action.object_type in _ENCLOSING else "on"}
+                fields = {"a": "object", "b": name, "preposition": "in" if action.object_type in ENCLOSING else "on"}
             else:
                 fields = {"a": name}
             candidate = _Candidate(episode, before, after, achievement, fields)
@@ -184,23 +173,27 @@ def _names_place(achievement: Achievement) -> bool:
     return "{b}" in achievement.instruction
 
 
-def _name_held_objects(candidates: Sequence[_Candidate], ask: _Interrogation, confidence: float) -> None:
+def _name_held_objects(
+    candidates: Sequence[_Candidate], ask: _Interrogation, confidence: float, progress: Progress
+) -> None:
     """Fills `{a}` of candidates whose verb names only a place, by asking what was held before."""
     questions = [
         make_question(Claim(item.episode.episode_id, item.before or 0, ""), "open", _HELD_QUESTION, "")
         for item in candidates
     ]
-    for item, question, answer in zip(candidates, questions, ask.put(questions), strict=True):
+    for item, question, answer in zip(candidates, questions, ask.put(questions, progress), strict=True):
         item.record(question, answer, "object")
-        if answer.text == "nothing" or "," in answer.text or not answer.text:
+        if answer.text == "nothing" or not answer.text:
             item.rejected = "nothing was held before"
+        elif "," in answer.text:
+            item.rejected = f"more than one thing was named as held before ('{answer.text}')"
         elif answer.confidence < confidence:
             item.rejected = f"what was held before is not sure enough ('{answer.text}', {answer.confidence:.2f})"
         else:
             item.fields["a"] = answer.text
 
 
-def _verify(candidates: Sequence[_Candidate], ask: _Interrogation, confidence: float) -> None:
+def _verify(candidates: Sequence[_Candidate], ask: _Interrogation, confidence: float, progress: Progress) -> None:
     """Before the action a sure "no", after it a sure "yes"."""
     asked: list[tuple[_Candidate, Question]] = []
     for item in candidates:
@@ -209,7 +202,7 @@ def _verify(candidates: Sequence[_Candidate], ask: _Interrogation, confidence: f
             if index is not None:
                 claim = Claim(item.episode.episode_id, index, item.instruction)
                 asked.append((item, make_question(claim, "verification", text, expected)))
-    answers = ask.put([question for _, question in asked])
+    answers = ask.put([question for _, question in asked], progress)
     for (item, question), answer in zip(asked, answers, strict=True):
         vote = spoken_for(question, answer, confidence)
         item.record(question, answer, vote)
@@ -219,7 +212,7 @@ def _verify(candidates: Sequence[_Candidate], ask: _Interrogation, confidence: f
             item.rejected = f"'{question.text}' must be a sure '{question.expected}' {when} the action, was {said}"
 
 
-def _ask_openly(candidates: Sequence[_Candidate], ask: _Interrogation, confidence: float) -> None:
+def _ask_openly(candidates: Sequence[_Candidate], ask: _Interrogation, confidence: float, progress: Progress) -> None:
     """The open question after the action must say what the verification says."""
     asked = [item for item in candidates if item.achievement.open]
     questions = [
@@ -231,7 +224,7 @@ def _ask_openly(candidates: Sequence[_Candidate], ask: _Interrogation, confidenc
         )
         for item in asked
     ]
-    for item, question, answer in zip(asked, questions, ask.put(questions), strict=True):
+    for item, question, answer in zip(asked, questions, ask.put(questions, progress), strict=True):
         vote = spoken_for(question, answer, confidence)
         item.record(question, answer, vote)
         if vote != "yes":
@@ -255,11 +248,12 @@ def relabel(
     self_asking: SelfAskingSettings,
     *,
     agree_with_direct: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Question], list[Answer], list[Relabel]]:
     """Instructions that the episodes did achieve, accepted and rejected ones, ordered by episode and frame.
 
     Episodes whose original instruction was accepted as done are left alone. `self_asking` says how a new instruction is
-    judged again (phase 4).
+    judged again (phase 4). `progress` is called with (done, all) episodes, estimated from the prompts that were read.
     """
     if not settings.enabled:
         return [], [], []
@@ -277,16 +271,16 @@ def relabel(
         key=lambda episode: episode.episode_id,
     )
 
-    ask = _Interrogation(table, critic)
+    ask, share = _Interrogation(table, critic), in_units(progress, len(episodes))
     candidates = _candidates(failed, by_episode, table)
     places = [item for item in candidates if _names_place(item.achievement) and not item.rejected]
-    _name_held_objects(places, ask, settings.confidence)
-    _verify([item for item in candidates if not item.rejected], ask, settings.confidence)
-    _ask_openly([item for item in candidates if not item.rejected], ask, settings.confidence)
+    _name_held_objects(places, ask, settings.confidence, part_of(share, 0.0, 0.1))
+    _verify([item for item in candidates if not item.rejected], ask, settings.confidence, part_of(share, 0.1, 0.4))
+    _ask_openly([item for item in candidates if not item.rejected], ask, settings.confidence, part_of(share, 0.4, 0.5))
     judged: dict[Claim, Verdict] = {}
     if settings.verify:
         left = [item.claim() for item in candidates if not item.rejected]
-        judged = ask.judge(left, self_asking, agree_with_direct)
+        judged = ask.judge(left, self_asking, agree_with_direct, part_of(share, 0.5, 0.8))
 
     relabels = []
     achieved: dict[str, list[_Candidate]] = {}
@@ -311,7 +305,7 @@ def relabel(
             )
         )
     if settings.two_step:
-        relabels += _compose(achieved, ask, settings, self_asking, agree_with_direct)
+        relabels += _compose(achieved, ask, settings, self_asking, agree_with_direct, part_of(share, 0.8, 1.0))
     relabels.sort(key=lambda row: (row.episode_id, row.frame_index, row.instruction, row.relabel_id))
     order = sorted(ask.questions)
     return [ask.questions[key] for key in order], [ask.answers[key] for key in order], relabels
@@ -323,6 +317,7 @@ def _compose(
     settings: HindsightSettings,
     self_asking: SelfAskingSettings,
     agree_with_direct: bool,
+    progress: Progress,
 ) -> list[Relabel]:
     """Two-step instructions out of neighbouring achievements of an episode."""
     pairs = [
@@ -340,7 +335,7 @@ def _compose(
         make_question(claim, "verification", first.achievement.verification.format(**first.fields), "yes")
         for claim, (first, _) in zip(claims, pairs, strict=True)
     ]
-    answers = ask.put(questions)
+    answers = ask.put(questions, part_of(progress, 0.0, 0.4))
     holds = [
         spoken_for(question, answer, settings.confidence) == "yes"
         for question, answer in zip(questions, answers, strict=True)
@@ -348,7 +343,7 @@ def _compose(
     judged: dict[Claim, Verdict] = {}
     if settings.verify:
         left = [claim for claim, still in zip(claims, holds, strict=True) if still]
-        judged = ask.judge(left, self_asking, agree_with_direct)
+        judged = ask.judge(left, self_asking, agree_with_direct, part_of(progress, 0.4, 1.0))
     relabels = []
     for claim, (first, second), question, answer, still in zip(claims, pairs, questions, answers, holds, strict=True):
         verdict = judged.get(claim)

@@ -29,7 +29,9 @@ def direct_verdicts(items: Sequence[Item], critic: VisionLanguageModel) -> list[
     """For each item the likelier of `yes` and `no`, and its probability (0.5..1) when only these two may be said."""
     if not items:
         return []
-    scores = critic.score([Prompt(images=pictures, text=verdict_prompt(text)) for pictures, text in items], CHOICES)
+    style = critic.prompt_style
+    prompts = [Prompt(images=pictures, text=verdict_prompt(text, style)) for pictures, text in items]
+    scores = critic.score(prompts, CHOICES)
     best = scores.argmax(axis=1)
     return [
         ("yes" if column == 0 else "no", float(np.exp(row[column]))) for row, column in zip(scores, best, strict=True)

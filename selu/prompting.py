@@ -1,7 +1,8 @@
 """The texts that models read: files under `prompts/`, filled strictly and versioned by content.
 
-A model was trained on exactly these texts, so one changed character is another experiment: :func:`prompts_digest` goes
-into the key of every stage that shows a prompt to a model.
+There are two sets. The embedded model was trained on exactly the *brief* one. A model from elsewhere reads the *full*
+one (`*_full.txt`), which states the actions and the form of an answer. One changed character is another experiment:
+:func:`prompts_digest` goes into the key of every stage that shows a prompt to a model.
 """
 
 from __future__ import annotations
@@ -13,22 +14,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Literal
 
 from selu.errors import ConfigError
+from selu.worlds.actions import SKILL_SETS
 
 __all__ = [
     "Achievement",
     "Paraphrase",
+    "PromptStyle",
     "Template",
     "achievements",
     "act_prompt",
     "ask_prompt",
+    "is_yes_no",
     "load_prompt",
     "paraphrases",
     "prompts_digest",
     "question_prompt",
     "verdict_prompt",
+    "without_full_stop",
 ]
+
+PromptStyle = Literal["brief", "full"]
+"""brief: as the embedded model was trained; full: with the actions and the form of an answer."""
+
+_YES_NO_WORDS = frozenset({"Is", "Are", "Was", "Were", "Can", "Do", "Does", "Did", "Has", "Have"})
 
 
 @dataclass(frozen=True)
@@ -135,22 +146,46 @@ def achievements() -> dict[str, Achievement]:
     return found
 
 
-def act_prompt(instruction: str, history: Sequence[str] = ()) -> str:
+def is_yes_no(question: str) -> bool:
+    """Whether a question is answered by yes or no, judged by its first word."""
+    return question.split(" ", 1)[0] in _YES_NO_WORDS
+
+
+def _in_style(name: str, style: PromptStyle) -> Template:
+    return load_prompt(name if style == "brief" else f"{name}_full")
+
+
+def act_prompt(
+    instruction: str, history: Sequence[str] = (), style: PromptStyle = "brief", skill_set: str = "household"
+) -> str:
     """What the actor reads: the instruction and, if any are carried, its own last actions, oldest first."""
     before = load_prompt("history").text.format(actions=", ".join(history)) if history else ""
-    return load_prompt("act").format(instruction=instruction, history=before)
+    fields = {"instruction": instruction, "history": before}
+    if style == "full":
+        grammar = SKILL_SETS[skill_set]
+        fields["verbs_alone"] = ", ".join(grammar.verbs_alone)
+        fields["verbs_with_object"] = ", ".join(f"{verb}(Type)" for verb in grammar.verbs_with_object)
+    return _in_style("act", style).format(**fields)
 
 
-def verdict_prompt(instruction: str) -> str:
+def verdict_prompt(instruction: str, style: PromptStyle = "brief") -> str:
     """The direct question whether an instruction was done; answered `yes` or `no`."""
-    return load_prompt("verdict").format(instruction=instruction)
+    return _in_style("verdict", style).format(instruction=instruction)
 
 
-def ask_prompt(instruction: str) -> str:
+def ask_prompt(instruction: str, style: PromptStyle = "brief") -> str:
     """Asks for the questions that tell whether an instruction was done."""
-    return load_prompt("ask").format(instruction=instruction)
+    return _in_style("ask", style).format(instruction=instruction)
 
 
-def question_prompt(question: str) -> str:
+def question_prompt(question: str, style: PromptStyle = "brief") -> str:
     """A question about one frame."""
-    return load_prompt("question").format(question=question)
+    if style == "brief":
+        return load_prompt("question").format(question=question)
+    return _in_style("question_closed" if is_yes_no(question) else "question_open", style).format(question=question)
+
+
+def without_full_stop(answer: str, style: PromptStyle) -> str:
+    """A reply as it is compared: without white space around it and, of `yes.` in full style, without the full stop."""
+    plain = answer.strip()
+    return plain[:-1] if style == "full" and plain in ("yes.", "no.") else plain

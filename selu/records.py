@@ -67,7 +67,7 @@ class Task(Record):
     scene: str = Field(description="iTHOR scene, e.g. FloorPlan21")
     kind: str = Field(description="pick_up, open, close, toggle_on, toggle_off, put, ... or two_step")
     instruction: str
-    goal: tuple[Condition, ...] = Field(default=(), description="ground truth; empty for a user's own instruction")
+    goal: tuple[Condition, ...] = Field(default=(), description="ground truth; empty where it cannot be told")
     setup: Setup
 
 
@@ -110,7 +110,7 @@ class OracleStep(Record):
     frame_index: int
     action_success: bool
     error_message: str
-    goal_holds: bool
+    goal_holds: bool = Field(description="false where no goal is known")
     facts: str = Field(description="JSON: held, open, on, broken, sliced, dirty, filled, inside, visible types; pose")
 
 
@@ -118,7 +118,7 @@ class OracleEpisode(Record):
     """What the world knows about a finished episode. Evaluation only."""
 
     episode_id: str
-    success: bool = Field(description="the goal holds at the end of the episode")
+    success: bool | None = Field(description="the goal holds at the end of the episode; None: no goal is known")
 
 
 class Question(Record):

@@ -1,7 +1,7 @@
 """Rolling out a policy: several worlds side by side in lockstep, one batched question to the policy a tick.
 
-The result depends on the tasks, seeds, policy and number of worlds, and on nothing else: episode ``i`` runs in world
-``i mod n``, and each action is drawn from a generator of its own.
+The result depends on the tasks, seeds and policy: each action is drawn from a generator of its own. Of the number of
+worlds it depends only through the rounding of a model's arithmetic, since that many situations make a batch.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ from selu.records import Episode, Frame, OracleEpisode, OracleStep, Step, Task
 from selu.worlds.actions import parse_action
 from selu.worlds.base import Frame as Picture
 from selu.worlds.base import World, holds
-from selu.worlds.planner import next_action, random_action
+from selu.worlds.planner import next_action, random_action, sibling_goal, would_finish
 from selu.worlds.registry import make_world
 
 __all__ = [
     "ActorPolicy",
+    "NearMissPolicy",
     "PlannerPolicy",
     "Policy",
     "RandomPolicy",
     "Recording",
+    "SiblingPolicy",
     "Situation",
     "WorldPool",
     "episode_id",
@@ -52,6 +54,7 @@ class Situation:
     history: tuple[str, ...]
     seed: int
     world: World | None
+    skill_set: str = "household"
 
 
 class Policy(Protocol):
@@ -86,7 +89,8 @@ class ActorPolicy:
     def prompt(self, situation: Situation) -> Prompt:
         """What the model reads: the instruction, its own last actions if the settings say so, and the frame."""
         before = situation.history[-self.history :] if self.history else ()
-        return Prompt((situation.frame,), act_prompt(situation.instruction, before))
+        text = act_prompt(situation.instruction, before, self.model.prompt_style, situation.skill_set)
+        return Prompt((situation.frame,), text)
 
     def act(self, situations: Sequence[Situation]) -> list[Reply]:
         return self.model.generate(
@@ -104,7 +108,7 @@ class RandomPolicy:
     scripted = False
 
     def act(self, situations: Sequence[Situation]) -> list[Reply]:
-        return [Reply(random_action(np.random.default_rng(s.seed)), 0.0) for s in situations]
+        return [Reply(random_action(np.random.default_rng(s.seed), s.skill_set), 0.0) for s in situations]
 
 
 class PlannerPolicy:
@@ -121,9 +125,34 @@ class PlannerPolicy:
         for s in situations:
             rng = np.random.default_rng(s.seed)
             assert s.world is not None, "a scripted policy is given the world"
-            text = random_action(rng) if rng.random() < self.noise else next_action(s.world, s.history)
+            noisy = rng.random() < self.noise
+            text = random_action(rng, s.skill_set) if noisy else next_action(s.world, s.history)
             replies.append(Reply(text, 0.0))
         return replies
+
+
+class NearMissPolicy:
+    """A hard failure: the planner walks up to it, and says Done in place of the action that would fulfil the goal."""
+
+    revision = "near-miss"
+    scripted = True
+
+    def act(self, situations: Sequence[Situation]) -> list[Reply]:
+        return [Reply(self._next(s.world, s.history), 0.0) for s in situations if s.world is not None]
+
+    def _next(self, world: World, history: Sequence[str]) -> str:
+        text = next_action(world, history)
+        return "Done" if would_finish(world, text) else text
+
+
+class SiblingPolicy(NearMissPolicy):
+    """A hard failure: the planner does the same to another thing. Where there is no other, a near miss."""
+
+    revision = "sibling"
+
+    def _next(self, world: World, history: Sequence[str]) -> str:
+        goal = sibling_goal(world, history)
+        return super()._next(world, history) if goal is None else next_action(world, history, goal)
 
 
 @dataclass
@@ -162,10 +191,12 @@ class _Lane:
     def situation(self) -> Situation:
         draw = np.random.SeedSequence([self.seed, len(self.actions)]).generate_state(1, np.uint64)[0]
         world = self.world if self.policy.scripted else None
-        return Situation(self.task.instruction, self.picture, tuple(self.actions), int(draw) >> 1, world)
+        return Situation(
+            self.task.instruction, self.picture, tuple(self.actions), int(draw) >> 1, world, self.world.skill_set
+        )
 
     def step(self, reply: Reply, prompt: str) -> None:
-        well_formed = parse_action(reply.text) is not None
+        well_formed = parse_action(reply.text, self.world.skill_set) is not None
         self.made.steps.append(
             Step(
                 episode_id=self.id,
@@ -211,7 +242,7 @@ class _Lane:
                 finish_reason="done" if terminated else "step_limit",
             )
         )
-        success = self.made.oracle_steps[-1].goal_holds
+        success = self.made.oracle_steps[-1].goal_holds if self.task.goal else None
         self.made.oracle_episodes.append(OracleEpisode(episode_id=self.id, success=success))
 
 
@@ -225,7 +256,10 @@ def roll_out(
 ) -> Recording:
     """Play each task once and return the recording in the tasks' order.
 
-    ``seeds[i]`` decides the draws of episode ``i``. Raises WorldError if a simulator is lost; nothing is half-recorded.
+    ``seeds[i]`` decides the draws of episode ``i``, which runs in world ``i mod n``. A scripted policy gives the same
+    recording for any number of worlds; an actor's differs by no more than how a batch of that size is rounded.
+
+    Raises WorldError if a simulator is lost; nothing is half-recorded.
     """
     if len(tasks) != len(seeds):
         raise ValueError(f"one seed a task: got {len(tasks)} tasks and {len(seeds)} seeds")
@@ -270,7 +304,11 @@ class WorldPool:
         try:
             if len(taken) < count:
                 with ThreadPoolExecutor(max_workers=4) as threads:
-                    taken += threads.map(lambda _: make_world(self.settings), range(count - len(taken)))
+                    starting = [threads.submit(make_world, self.settings) for _ in range(count - len(taken))]
+                # Those that came up are taken first, so that they are stopped where another did not.
+                taken += [start.result() for start in starting if start.exception() is None]
+                for start in starting:
+                    start.result()
             yield taken
         except BaseException:
             for world in taken:

@@ -6,8 +6,10 @@ about one *run*, not about content: a second run over the same settings reuses e
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +33,9 @@ __all__ = [
     "latest_round",
     "new_round",
     "round_metrics",
+    "run_folder",
     "run_name",
+    "same_training",
     "save_round",
     "summary",
 ]
@@ -116,7 +120,7 @@ class StageRecord(_Part):
     cached: bool = Field(description="every artifact was in the store already")
     reused: int = Field(description="tasks that found their artifact in the store")
     tasks: int = Field(description="tasks of the stage, shards included")
-    artifacts: tuple[ArtifactRef, ...] = Field(description="in the order of their shards")
+    artifacts: tuple[ArtifactRef, ...] = Field(description="in the order of their shards, ground truth left out")
 
 
 class Round(_Part):
@@ -128,7 +132,7 @@ class Round(_Part):
     finished: str = Field(description="ISO 8601, UTC")
     settings: Settings = Field(description="the exact configuration")
     stages: tuple[StageRecord, ...] = Field(description="in the order of ROUND_STAGES")
-    tasks: ArtifactRef
+    tasks: OracleRef = Field(description="instructions with their goals: the rollout, evaluation and readers only")
     episodes: tuple[ArtifactRef, ...]
     oracle: tuple[OracleRef, ...] = Field(description="ground truth of the episodes: evaluation and readers only")
     frames: tuple[ArtifactRef, ...]
@@ -158,6 +162,24 @@ def run_name(settings: Settings) -> str:
     """Speaking name of a run, e.g. ``selu thor seed 0``; a name that the user gave comes first."""
     plain = f"{settings.method} {settings.world.name} seed {settings.seed}"
     return plain if settings.name == "default" else f"{settings.name}: {plain}"
+
+
+def run_folder(settings: Settings) -> str:
+    """Name of a run's folders for people, e.g. ``selu-thor-seed-0-1f9a03bc``: runs of other settings have others."""
+    plain = re.sub(r"[^a-z0-9]+", "-", run_name(settings).lower()).strip("-")
+    return f"{plain}-{hashlib.sha256(_shaping(settings, set()).encode()).hexdigest()[:8]}"
+
+
+def same_training(one: Settings, other: Settings) -> bool:
+    """Whether two settings train the same adapters: how they are called and evaluated may differ."""
+    return _shaping(one, {"name", "evaluation"}) == _shaping(other, {"name", "evaluation"})
+
+
+def _shaping(settings: Settings, but: set[str]) -> str:
+    """Settings without those that say where results go and how many rounds there are."""
+    return json.dumps(
+        settings.model_dump(mode="json", exclude={"data_dir", "rounds", "report_to", *but}), sort_keys=True
+    )
 
 
 def _now() -> str:
@@ -262,14 +284,21 @@ def _labels(rows: Sequence[MetricRow], phase: str) -> dict[str, Any]:
     def row(metric: str) -> MetricRow | None:
         return find_metric(rows, subject="labels", phase=phase, probe="learning", method="selu", metric=metric)
 
-    false_rate, coverage = row("false_rate"), row("coverage")
+    false_rate, coverage, labelled = row("false_rate"), row("coverage"), row("labelled")
     return {
         "n": false_rate.n if false_rate else 0,
         "episodes": coverage.n if coverage else 0,
         "coverage": _number(coverage.rate) if coverage else None,
+        "labelled": _number(labelled.rate) if labelled else None,
         "false_rate": _number(false_rate.rate) if false_rate else None,
         "false_rate_ci95": [_number(false_rate.low), _number(false_rate.high)] if false_rate else None,
     }
+
+
+def _critic_labels(rows: Sequence[MetricRow]) -> MetricRow | None:
+    return find_metric(
+        rows, subject="labels", phase="before", probe="learning", method="selu", metric="false_rate_critic_labels"
+    )
 
 
 def summary(store: Store, finished: Round) -> dict[str, Any]:
@@ -277,7 +306,10 @@ def summary(store: Store, finished: Round) -> dict[str, Any]:
 
     `critic` is the balanced accuracy of the direct verdict and `actor` the rate of success, both on probe set A; what
     they are on B stands under ``probe_b``. `labels` are those of the improved critic, which train the actor; those of
-    the critic as it was, which train the critic, stand under ``before``. ``labels.n`` counts labels that say "done".
+    the critic as it was stand under ``before``. Of these, ``n`` counts labels that say "done", ``false_rate`` is the
+    share of false ones among them and ``coverage`` the share of episodes that gave one; ``labelled`` is the share of
+    episodes that gave any accepted label. ``labels.before.critic_labels`` is the share of false ones among everything,
+    "not done" and contrasts included, that the critic's dataset is drawn from.
     `general` is the share of right answers to questions outside the tasks, null where they were left out.
 
     Raises:
@@ -296,10 +328,11 @@ def summary(store: Store, finished: Round) -> dict[str, Any]:
             "self_asking": _before_and_after(rows, "critic", "A", "self_asking", "balanced_accuracy"),
         },
         "actor": {**actor, "probe_b": _before_and_after(rows, "actor", "B", "selu", "success_rate")},
-        "labels": {**_labels(rows, "after"), "before": _labels(rows, "before")},
-        "general": {
-            who: _before_and_after(rows, "general", "A+B", who, "accuracy") for who in ("actor", "critic")
+        "labels": {
+            **_labels(rows, "after"),
+            "before": {**_labels(rows, "before"), "critic_labels": _figure(_critic_labels(rows))},
         },
+        "general": {who: _before_and_after(rows, "general", "A+B", who, "accuracy") for who in ("actor", "critic")},
         "seconds": {stage.name: round(stage.seconds, 3) for stage in finished.stages},
         "made_in_seconds": {stage.name: round(stage.made_in_seconds, 3) for stage in finished.stages},
         "digests": {

@@ -12,9 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -22,7 +22,15 @@ from selu.config import SelfAskingSettings
 from selu.frames import FrameTable
 from selu.judging import CHOICES, direct_verdicts
 from selu.models.base import Prompt, VisionLanguageModel
-from selu.prompting import ask_prompt, paraphrases, question_prompt, verdict_prompt
+from selu.prompting import (
+    PromptStyle,
+    ask_prompt,
+    is_yes_no,
+    paraphrases,
+    question_prompt,
+    verdict_prompt,
+    without_full_stop,
+)
 from selu.records import Answer, Episode, Frame, Judgement, Question, Relabel, Verdict
 from selu.worlds.vocabulary import NAMES
 
@@ -42,9 +50,29 @@ __all__ = [
 
 # "fridge, drawer, coffee machine": open answers name a few objects.
 _ANSWER_TOKENS = 24
+# Prompts between two signs of progress: more than any device reads at a time, so that batches stay full.
+_PROMPTS_PER_CALL = 256
 
-_YES_NO_WORDS = frozenset({"Is", "Are", "Was", "Were", "Can", "Do", "Does", "Did", "Has", "Have"})
 _ANYTHING_BUT = "anything but "
+
+
+T = TypeVar("T")
+Progress = Callable[[float], None]
+"""Called with the share of the work that is done, 0..1."""
+
+
+def _unwatched(share: float) -> None:
+    pass
+
+
+def part_of(progress: Progress, start: float, stop: float) -> Progress:
+    """Progress of a part of the work, which lies between two shares of the whole."""
+    return lambda share: progress(start + (stop - start) * share)
+
+
+def in_units(progress: Callable[[int, int], None] | None, whole: int) -> Progress:
+    """Shares told as (done, whole) units."""
+    return _unwatched if progress is None else lambda share: progress(int(share * whole), whole)
 
 
 @dataclass(frozen=True, order=True)
@@ -66,11 +94,6 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def is_yes_no(question: str) -> bool:
-    """Whether a question is answered by yes or no, judged by its first word."""
-    return question.split(" ", 1)[0] in _YES_NO_WORDS
-
-
 def meets(expected: str, answer: str) -> bool:
     """Whether an answer says what was expected; lists of names are compared as sets.
 
@@ -82,7 +105,7 @@ def meets(expected: str, answer: str) -> bool:
     return {name.strip() for name in expected.split(",")} <= said
 
 
-def parse_questions(text: str, limit: int) -> list[tuple[str, str]]:
+def parse_questions(text: str, limit: int, style: PromptStyle = "brief") -> list[tuple[str, str]]:
     """`Question? answer; Question? answer` -> pairs of question and the answer that speaks for "done".
 
     Raises ValueError, with a reason for a person, on anything else: a malformed item, a yes/no question that expects
@@ -93,7 +116,7 @@ def parse_questions(text: str, limit: int) -> list[tuple[str, str]]:
         parts = re.fullmatch(r"([A-Z][^?]*\?) ([^?]*[^?\s])", item.strip())
         if parts is None:
             raise ValueError(f"not a question with its answer: {item.strip()!r}")
-        question, expected = parts.groups()
+        question, expected = parts[1], without_full_stop(parts[2], style)
         if is_yes_no(question) != (expected in CHOICES):
             raise ValueError(f"{question!r} cannot be answered by {expected!r}")
         if pairs.setdefault(question, expected) != expected:
@@ -143,24 +166,36 @@ def make_question(
     )
 
 
-def answer_questions(questions: Sequence[Question], frames: FrameTable, critic: VisionLanguageModel) -> list[Answer]:
+def _calls(keys: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (keys[start : start + _PROMPTS_PER_CALL] for start in range(0, len(keys), _PROMPTS_PER_CALL))
+
+
+def answer_questions(
+    questions: Sequence[Question],
+    frames: FrameTable,
+    critic: VisionLanguageModel,
+    progress: Progress = _unwatched,
+) -> list[Answer]:
     """The critic's answers, in order. Equal questions about one frame are put once.
 
     Yes/no questions are scored over their two answers (confidence: the winner's probability); open ones are generated.
     """
     unique = list(dict.fromkeys((question.episode_id, question.frame_index, question.text) for question in questions))
-    prompts = {key: Prompt((frames.picture(key[0], key[1]),), question_prompt(key[2])) for key in unique}
+    style = critic.prompt_style
+    prompts = {key: Prompt((frames.picture(key[0], key[1]),), question_prompt(key[2], style)) for key in unique}
     closed = [key for key in unique if is_yes_no(key[2])]
     opened = [key for key in unique if not is_yes_no(key[2])]
     said: dict[tuple[str, int, str], tuple[str, float]] = {}
-    if closed:
-        scores = critic.score([prompts[key] for key in closed], CHOICES)
-        for key, row in zip(closed, scores, strict=True):
+    for some in _calls(closed):
+        scores = critic.score([prompts[key] for key in some], CHOICES)
+        for key, row in zip(some, scores, strict=True):
             column = int(row.argmax())
             said[key] = CHOICES[column], float(np.exp(row[column]))
-    if opened:
-        replies = critic.generate([prompts[key] for key in opened], max_new_tokens=_ANSWER_TOKENS)
-        said.update((key, (reply.text.strip(), reply.confidence)) for key, reply in zip(opened, replies, strict=True))
+        progress(len(said) / len(unique))
+    for some in _calls(opened):
+        replies = critic.generate([prompts[key] for key in some], max_new_tokens=_ANSWER_TOKENS)
+        said.update((key, (reply.text.strip(), reply.confidence)) for key, reply in zip(some, replies, strict=True))
+        progress(len(said) / len(unique))
     answers = []
     for question in questions:
         text, confidence = said[question.episode_id, question.frame_index, question.text]
@@ -259,7 +294,7 @@ def _judge_directly(
     )
     questions, answers, verdicts = [], [], []
     for claim, (side, confidence) in zip(claims, judged, strict=True):
-        question = make_question(claim, "direct", verdict_prompt(claim.instruction), "yes")
+        question = make_question(claim, "direct", verdict_prompt(claim.instruction, critic.prompt_style), "yes")
         answer = Answer(question_id=question.question_id, text=side, confidence=confidence, critic=critic.revision)
         sure = confidence >= settings.confidence
         verdicts.append(
@@ -285,6 +320,7 @@ def judge_claims(
     settings: SelfAskingSettings,
     *,
     agree_with_direct: bool = False,
+    progress: Progress = _unwatched,
 ) -> tuple[list[Question], list[Answer], list[Verdict]]:
     """One verdict a claim, in order of the (distinct, sorted) claims, with all questions and answers behind them.
 
@@ -301,16 +337,21 @@ def judge_claims(
     asked = list(dict.fromkeys((claim.episode_id, claim.instruction) for claim in claims))
     looked_at = {(claim.episode_id, claim.instruction): claim.frame_index for claim in claims}
     replies = critic.generate(
-        [Prompt((frames.picture(episode, looked_at[episode, text]),), ask_prompt(text)) for episode, text in asked],
+        [
+            Prompt((frames.picture(episode, looked_at[episode, text]),), ask_prompt(text, critic.prompt_style))
+            for episode, text in asked
+        ],
         max_new_tokens=settings.max_new_tokens,
     )
+    progress(0.3)
     lists = dict(zip(asked, replies, strict=True))
 
     groups: dict[Claim, list[list[Question]]] = {}
     unreadable: dict[Claim, str] = {}
     for claim in claims:
         try:
-            pairs = parse_questions(lists[claim.episode_id, claim.instruction].text, settings.max_questions)
+            written = lists[claim.episode_id, claim.instruction].text
+            pairs = parse_questions(written, settings.max_questions, critic.prompt_style)
         except ValueError as error:
             unreadable[claim] = f"the critic's own questions cannot be read: {error}"
             continue
@@ -329,7 +370,7 @@ def judge_claims(
     questions = list(
         {question.question_id: question for parts in groups.values() for group in parts for question in group}.values()
     )
-    answers = answer_questions(questions, frames, critic)
+    answers = answer_questions(questions, frames, critic, part_of(progress, 0.3, 0.9))
     by_id = {answer.question_id: answer for answer in answers}
 
     verdicts = []
@@ -363,7 +404,7 @@ def _confirm_directly(
     )
     questions, answers, confirmed = [], [], []
     for claim, verdict, (side, confidence) in zip(claims, verdicts, judged, strict=True):
-        question = make_question(claim, "direct", verdict_prompt(claim.instruction), "yes")
+        question = make_question(claim, "direct", verdict_prompt(claim.instruction, critic.prompt_style), "yes")
         answer = Answer(question_id=question.question_id, text=side, confidence=confidence, critic=critic.revision)
         evidence = json.loads(verdict.evidence)
         evidence["questions"].append(_entry(question, answer, -1, side))
@@ -435,11 +476,17 @@ def ask(
     *,
     claims: Sequence[Claim] | None = None,
     agree_with_direct: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Question], list[Answer], list[Verdict]]:
     """Judges each episode under its own instruction at its last frame, or the given `claims` instead.
+
+    `progress` is called with (done, all) episodes, estimated from the prompts that were read.
 
     Raises ArtifactError when a frame that a claim is about was not extracted.
     """
     if claims is None:
         claims = [Claim(episode.episode_id, episode.length, episode.instruction) for episode in episodes]
-    return judge_claims(claims, FrameTable(frames), critic, settings, agree_with_direct=agree_with_direct)
+    shares = in_units(progress, len(episodes))
+    return judge_claims(
+        claims, FrameTable(frames), critic, settings, agree_with_direct=agree_with_direct, progress=shares
+    )

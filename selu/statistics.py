@@ -29,7 +29,7 @@ Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 class Rate(BaseModel):
-    """A figure with its 95 % interval; `n` = 0 carries a NaN and no interval."""
+    """A figure with its 95 % interval; where there is none (`n` = 0, a single cluster) its bounds are NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -74,9 +74,12 @@ def _bootstrap(
 ) -> tuple[float, float]:
     """2.5 % and 97.5 % percentiles of `statistic` over resampled clusters.
 
-    `columns` is (n, k); `statistic` maps sums (samples, k) to (samples,), NaN where a resample leaves it undefined.
+    `columns` is (n, k); `statistic` maps sums (samples, k) to (samples,), NaN where a resample leaves it undefined. One
+    cluster says nothing about how clusters differ: NaN.
     """
     totals = _totals(columns, clusters)
+    if len(totals) < 2:
+        return float("nan"), float("nan")
     generator = np.random.default_rng(np.random.SeedSequence(seed))
     counts = generator.multinomial(len(totals), np.full(len(totals), 1 / len(totals)), size=samples)
     with np.errstate(divide="ignore", invalid="ignore"):

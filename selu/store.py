@@ -127,6 +127,9 @@ class Draft(Generic[RefT]):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.digest = ""
+        """Hash of what was written, once the block has ended; another than the reference's if somebody else stored the
+        key first, with other bytes."""
         self._ref: RefT | None = None
 
     @property
@@ -281,6 +284,15 @@ class Store:
                 "again, and the stage that makes it will"
             )
 
+    def set_aside(self, ref: AnyRef) -> None:
+        """Move an artifact to ``quarantine``, so that its stage makes it again; one that is gone already is no error.
+
+        Raises:
+            TerminalError: it may not be moved.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            self._quarantine(ref, self._folder(ref).lstat(), "no longer of use")
+
     def all(self, kind: str | None = None) -> Iterator[ArtifactRef]:
         """Every whole artifact (of one kind), by kind and key; ground truth is not among them."""
         for manifest in manifests(self.root, kind):
@@ -311,11 +323,11 @@ class Store:
             raise _explained(error, folder) from error
         manifest = self._whole(ref)
         if manifest is None:
-            self._quarantine(ref, seen)
+            self._quarantine(ref, seen, "damaged")
         return manifest
 
-    def _quarantine(self, ref: AnyRef, seen: os.stat_result) -> None:
-        """Move a damaged folder aside. If another process has replaced it meanwhile, its new one is put back."""
+    def _quarantine(self, ref: AnyRef, seen: os.stat_result, why: str) -> None:
+        """Move a folder aside. If another process has replaced it meanwhile, its new one is put back."""
         folder = self._folder(ref)
         aside = self.root / "quarantine" / f"{ref.kind}-{ref.key}-{uuid.uuid4().hex[:8]}"
         try:
@@ -331,7 +343,7 @@ class Store:
             return
         except OSError as error:
             raise _explained(error, folder) from error
-        logger.warning("the artifact %s was damaged and is now at %s; it will be made again", folder, aside)
+        logger.warning("the artifact %s was %s and is now at %s; it will be made again", folder, why, aside)
 
     @contextmanager
     def _create(self, ref: RefT, provenance: Mapping[str, Json]) -> Iterator[Draft[RefT]]:
@@ -354,6 +366,7 @@ class Store:
             )
             _write_flushed(temporary / _MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
             _flush_folders(temporary)
+            draft.digest = manifest.digest
             draft._ref = ref.model_copy(update={"digest": self._publish(temporary, ref, manifest).digest})
         except Exception as error:
             # Full disks also arrive as the errors of Arrow, safetensors and others.

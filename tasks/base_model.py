@@ -32,14 +32,15 @@ class BaseModelRecipe(Value):
     frames: int = Field(default=72_000, description="frames of base scenes")
     frames_per_shard: int = 12_000
     measured_frames: int = Field(default=2_000, description="frames of unseen scenes")
-    demonstrations: int = Field(default=2_400, description="weakly demonstrated episodes in base scenes")
+    demonstrations: int = Field(default=2_000, description="weakly demonstrated episodes in base scenes")
     noise: float = Field(default=0.3, description="share of random actions in the demonstrations")
-    seeing_steps: int = Field(default=1_500, description="steps with the dense loss alone")
-    speaking_steps: int = Field(default=3_000, description="steps with questions too")
-    following_steps: int = Field(default=400, description="steps with demonstrations too")
-    demonstration_share: float = Field(
-        default=0.5, description="share of the following steps with a demonstration batch"
-    )
+    seeing_steps: int = Field(default=1_400, description="steps with the dense loss alone")
+    speaking_steps: int = Field(default=2_900, description="steps with questions too")
+    following_steps: int = Field(default=600, description="steps with demonstrations too")
+    following_frames: int = Field(default=6_000, description="frames whose questions are asked in the following phase")
+    following_batch: int = Field(default=16, description="of these, frames a step, against forgetting")
+    following_demonstrations: int = Field(default=64, description="demonstrated steps a step")
+    following_language_share: float = Field(default=0.5, description="of these, share that also carry a language turn")
     replay_questions: int = 2_200
     replay_steps: int = 800
     threads: int = 1
@@ -51,8 +52,8 @@ Phase = Literal["seeing", "speaking", "following"]
 
 @stage_task(RENDERING)
 def render_shard(workspace: Workspace, shard: Shard, split: Literal["base", "unseen"], count: int, seed: int) -> Made:
-    """Draw frames of the base scenes, or of all others, with what can be seen in them."""
-    splits = ("base",) if split == "base" else ("development", "learning", "transfer")
+    """Draw frames of the base scenes, or of those that are measured in, with what can be seen in them."""
+    splits = ("base",) if split == "base" else ("learning", "transfer")
     scenes = [scene for name in splits for scene in scenes_of_split(name)]  # type: ignore[arg-type]
 
     def compute(path: Path, report: Meter) -> None:
@@ -120,7 +121,10 @@ def pretrain(
             seed=recipe.seed + ("seeing", "speaking", "following").index(phase),
             seeing_share=1.0 if phase == "seeing" else 0.0,
             constant_share={"seeing": 1.0, "speaking": 0.45, "following": 0.3}[phase],
-            learning_rate=4e-4 if phase == "following" else 1e-3,
+            learning_rate=1e-3,
+            demonstration_batch_size=recipe.following_demonstrations,
+            batch_size=recipe.following_batch if phase == "following" else 32,
+            language_share=recipe.following_language_share if phase == "following" else 0.2,
         )
         trainer = Pretrainer(training, tokenizer, build_model(training, tokenizer))
         if start is not None:
@@ -131,13 +135,12 @@ def pretrain(
             rows.append({"phase": phase, **row})
             report(row["step"], steps)
 
-        trainer.train(
-            FrameSet.load([store.path(ref) / "frames.npz" for ref in frames]),
-            demonstrations=Demonstrations.load(store.path(demonstrations) / "demonstrations.npz"),
-            demonstration_share=recipe.demonstration_share if phase == "following" else 0.0,
-            report=log,
-            report_every=50,
-        )
+        seen = FrameSet.load([store.path(ref) / "frames.npz" for ref in frames])
+        if phase == "following":
+            shown = Demonstrations.load(store.path(demonstrations) / "demonstrations.npz")
+            trainer.follow(seen.first(recipe.following_frames), shown, report=log)
+        else:
+            trainer.train(seen, report=log, report_every=50)
         trainer.save(path / "weights.pt")
         (path / "curves.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 

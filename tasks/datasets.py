@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from selu.config import DatasetSettings
 from selu.errors import ArtifactError, ConfigError
-from selu.prompting import prompts_digest
+from selu.prompting import PromptStyle, prompts_digest
 from selu.records import Answer, Question, Relabel, Verdict
 from selu.rounds import Workspace
 from selu.store import ArtifactRef, Json, Store, write_table
@@ -127,6 +127,7 @@ def make_critic_dataset(
     relabels: Sequence[ArtifactRef],
     previous: ArtifactRef | None,
     dataset: DatasetSettings,
+    style: PromptStyle,
     seed: int,
 ) -> Made:
     """The critic's dataset version of a round, out of all shards; `previous` is that of the round before."""
@@ -134,6 +135,7 @@ def make_critic_dataset(
         "dataset": dataset.model_dump(mode="json"),
         "replay": _replay_digest(dataset),
         "prompts": prompts_digest(),
+        "style": style,
         "seed": seed,
         "round": round_number,
     }
@@ -152,6 +154,7 @@ def make_critic_dataset(
             read_all(store, relabels, "relabels", Relabel),
             dataset,
             seed=seed,
+            style=style,
             replay=_replay(dataset),
             previous=read_dataset(store, earlier[0], "critic") if earlier else None,
         )
@@ -181,6 +184,8 @@ def make_actor_dataset(
     previous: ArtifactRef | None,
     dataset: DatasetSettings,
     history: int,
+    style: PromptStyle,
+    skill_set: str,
     seed: int,
 ) -> Made:
     """The actor's dataset version of a round, out of what the improved critic accepted."""
@@ -188,6 +193,8 @@ def make_actor_dataset(
         "dataset": dataset.model_dump(mode="json"),
         "replay": _replay_digest(dataset),
         "prompts": prompts_digest(),
+        "style": style,
+        "skill_set": skill_set,
         "history": history,
         "seed": seed,
         "round": round_number,
@@ -207,6 +214,8 @@ def make_actor_dataset(
             dataset,
             seed=seed,
             history=history,
+            style=style,
+            skill_set=skill_set,
             replay=_replay(dataset),
             previous=read_dataset(store, earlier[0], "actor") if earlier else None,
         )

@@ -6,7 +6,7 @@ They freeze a balanced probe of trajectories for the critic, and turn recordings
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import Field
@@ -20,6 +20,7 @@ from selu.evaluation import (
     Probe,
     Series,
     actor_metrics,
+    critic_label_metrics,
     critic_metrics,
     difference_metric,
     error_correlation,
@@ -27,29 +28,29 @@ from selu.evaluation import (
 )
 from selu.records import Episode, Frame, OracleEpisode, Relabel, Verdict
 from selu.rounds import Workspace
-from selu.store import ArtifactRef, Json, OracleRef, Store, artifact_key, read_table, write_table
+from selu.store import ArtifactRef, OracleRef, Store, read_table, write_table
 from selu.tasks.judging import ProbeVerdict, read_probe
 from selu.tasks.progress import Meter
 from selu.tasks.stages import (
     Made,
+    MadeWithTruth,
     Shard,
     Stage,
     Value,
     make,
+    make_with_truth,
     read_all,
     read_episodes,
     read_frames,
     read_oracle,
     read_steps,
     stage_task,
-    timed,
 )
 
 __all__ = [
     "ActorRun",
     "CriticRun",
     "LabelRun",
-    "ProbeMade",
     "freeze_critic_probe",
     "measure_actor",
     "measure_critic",
@@ -63,18 +64,12 @@ CRITIC_METRICS = Stage(name="critic-metrics", version=1, modules=_MODULES)
 LABEL_METRICS = Stage(name="label-metrics", version=1, modules=_MODULES)
 
 
-class ProbeMade(Made):
-    """Trajectories for the critic to judge, with the truth about them under a reference of its own."""
-
-    truth: OracleRef
-
-
 def _rank(seed: int, episode_id: str) -> str:
     return hashlib.sha256(f"{seed} {episode_id}".encode()).hexdigest()
 
 
 def balanced_choice(
-    candidates: Mapping[str, Sequence[Episode]], success: Mapping[str, bool], count: int, seed: int
+    candidates: Mapping[str, Sequence[Episode]], success: Mapping[str, bool | None], count: int, seed: int
 ) -> list[Episode]:
     """`count` episodes, half of them successes, each half taken in turn from every policy.
 
@@ -105,28 +100,17 @@ def freeze_critic_probe(
     oracle: Mapping[str, Sequence[OracleRef]],
     count: int,
     seed: int,
-) -> ProbeMade:
+) -> MadeWithTruth:
     """Choose a balanced set of trajectories from those of several policies, by the policies' names, and freeze it.
 
     Only the last frame of each is kept: what a critic judges is how a trajectory ended.
     """
-    store = workspace.store()
-    config: dict[str, Json] = {"count": count, "seed": seed, "policies": sorted(recordings)}
-    inputs = [ref.digest for name in sorted(recordings) for ref in (*recordings[name], *oracle[name])]
-    key = artifact_key(CRITIC_PROBE.name, CRITIC_PROBE.version, config, inputs)
-    found, truth = store.find("critic_probe", key), store.find_oracle("oracle_critic_probe", key)
-    if found is not None and truth is not None:
-        return ProbeMade(ref=found, truth=truth, cached=True, seconds=store.manifest(found).seconds)
-    provenance: dict[str, Json] = {
-        "stage": CRITIC_PROBE.name,
-        "version": CRITIC_PROBE.version,
-        "config": config,
-        "inputs": inputs,
-    }
-    with timed() as seconds:
+
+    def compute(path: Path, report: Meter) -> Callable[[Path], None]:
+        store = workspace.store()
         candidates = {name: read_episodes(store, refs) for name, refs in recordings.items()}
         known, _ = read_oracle(store, [ref for refs in oracle.values() for ref in refs])
-        success = {row.episode_id: row.success for row in known}
+        success = {row.episode_id: row.success is True for row in known}
         chosen = balanced_choice(candidates, success, count, seed)
         if not chosen:
             raise ArtifactError(
@@ -140,16 +124,30 @@ def freeze_critic_probe(
             for frame in read_frames(store, refs)
             if (frame.episode_id, frame.frame_index) in last
         }
-        with store.create("critic_probe", key, provenance) as draft:
-            write_table(draft.path / "probe_episodes.parquet", chosen, Episode)
-            write_table(draft.path / "probe_frames.parquet", [frames[row.episode_id] for row in chosen], Frame)
-        with store.create_oracle("oracle_critic_probe", key, provenance) as sealed:
+        write_table(path / "probe_episodes.parquet", chosen, Episode)
+        write_table(path / "probe_frames.parquet", [frames[row.episode_id] for row in chosen], Frame)
+
+        def write_truth(sealed: Path) -> None:
             write_table(
-                sealed.path / "probe_truth.parquet",
+                sealed / "probe_truth.parquet",
                 [OracleEpisode(episode_id=row.episode_id, success=success[row.episode_id]) for row in chosen],
                 OracleEpisode,
             )
-    return ProbeMade(ref=draft.ref, truth=sealed.ref, cached=False, seconds=seconds())
+
+        return write_truth
+
+    return make_with_truth(
+        workspace,
+        CRITIC_PROBE,
+        shard,
+        ("critic_probe", "oracle_critic_probe"),
+        compute,
+        config={"count": count, "seed": seed, "policies": sorted(recordings)},
+        inputs=[
+            *(ref for _, refs in sorted(recordings.items()) for ref in refs),
+            *(ref for _, refs in sorted(oracle.items()) for ref in refs),
+        ],
+    )
 
 
 # Figures -------------------------------------------------------------------------------------------------------------
@@ -181,6 +179,7 @@ class LabelRun(Value):
     phase: Phase
     judgements: tuple[ArtifactRef, ...]
     relabels: tuple[ArtifactRef, ...]
+    contrasts: tuple[ArtifactRef, ...] = Field(default=(), description="further judgements that train the critic")
 
 
 def _write(path: Path, rows: Sequence[MetricRow]) -> None:
@@ -197,21 +196,31 @@ def measure_actor(
     round_number: int,
     seed: int,
 ) -> Made:
-    """Rates of success and more of every policy, and the paired gain from `before` to `after` on each probe."""
+    """Rates of success and more of every policy, and the paired gain from `before` to `after` on each probe.
+
+    Scripted policies count on the tasks that the actor played too; they may have played fewer, as their n says.
+    """
 
     def compute(path: Path, report: Meter) -> None:
         store = workspace.store()
         rows: list[MetricRow] = []
         outcomes: dict[tuple[Probe, str, Phase], list[tuple[str, str, bool]]] = {}
+        acted = {
+            item.probe: {row.task_id for row in read_episodes(store, item.episodes)}
+            for item in runs
+            if item.method == "selu"
+        }
         for item in runs:
             series = Series(run, round_number, "actor", item.phase, item.probe, item.method)
-            episodes = read_episodes(store, item.episodes)
+            wanted = acted.get(item.probe)
+            episodes = [row for row in read_episodes(store, item.episodes) if wanted is None or row.task_id in wanted]
+            counted = {row.episode_id for row in episodes}
             truth, _ = read_oracle(store, item.oracle)
-            steps = read_steps(store, item.episodes)
+            steps = [row for row in read_steps(store, item.episodes) if row.episode_id in counted]
             rows += actor_metrics(series, episodes, steps, truth, seed=seed, samples=evaluation.bootstrap)
             success = {row.episode_id: row.success for row in truth}
             outcomes[item.probe, item.method, item.phase] = [
-                (row.task_id, row.scene, success.get(row.episode_id, False)) for row in episodes
+                (row.task_id, row.scene, success.get(row.episode_id) is True) for row in episodes
             ]
         for (probe, method, phase), after in outcomes.items():
             before = outcomes.get((probe, method, "before"))
@@ -253,7 +262,8 @@ def _judged(store: Store, item: CriticRun) -> dict[str, list[Judged]]:
     """A critic's judgements beside the truth, by method, in the order of the probe."""
     episodes, _ = read_probe(store, item.trajectories)
     truth = {
-        row.episode_id: row.success for row in read_table(store.path(item.truth) / "probe_truth.parquet", OracleEpisode)
+        row.episode_id: row.success is True
+        for row in read_table(store.path(item.truth) / "probe_truth.parquet", OracleEpisode)
     }
     rows = read_table(store.path(item.judgements) / "probe_verdicts.parquet", ProbeVerdict)
     said = {(row.method, row.episode_id): row.verdict for row in rows}
@@ -351,14 +361,18 @@ def measure_labels(
             relabels = read_all(store, item.relabels, "relabels", Relabel)
             series = Series(run, round_number, "labels", item.phase, "learning", "selu")
             rows += label_metrics(series, played, verdicts, relabels, truth, facts)
+            if item.contrasts:
+                contrasts = read_all(store, item.contrasts, "verdicts", Verdict)
+                rows += critic_label_metrics(series, played, [*verdicts, *contrasts], relabels, truth, facts)
             own = {(row.episode_id, row.instruction, row.frame_index): row.verdict for row in verdicts}
             judged = [
                 Judged(
                     own.get((row.episode_id, row.instruction, row.length), "unsure"),
-                    success.get(row.episode_id, False),
+                    done,
                     row.scene,
                 )
                 for row in played
+                if (done := success.get(row.episode_id, False)) is not None
             ]
             series = Series(run, round_number, "critic", item.phase, "learning", "self_asking")
             rows += critic_metrics(series, judged, seed=seed, samples=evaluation.bootstrap)
@@ -371,11 +385,15 @@ def measure_labels(
         "metrics",
         compute,
         config={
-            "runs": [[item.phase, len(item.judgements)] for item in runs],
+            "runs": [[item.phase, len(item.judgements), len(item.contrasts)] for item in runs],
             "bootstrap": evaluation.bootstrap,
             "run": run,
             "round": round_number,
             "seed": seed,
         },
-        inputs=[*episodes, *oracle, *(ref for item in runs for ref in (*item.judgements, *item.relabels))],
+        inputs=[
+            *episodes,
+            *oracle,
+            *(ref for item in runs for ref in (*item.judgements, *item.relabels, *item.contrasts)),
+        ],
     )

@@ -11,11 +11,11 @@ from selu.rounds import Workspace
 from selu.store import ArtifactRef
 from selu.tasks.datasets import read_dataset
 from selu.tasks.progress import Meter
-from selu.tasks.stages import Made, Model, Shard, Stage, make, stage_task
+from selu.tasks.stages import Made, Model, Shard, Stage, device_type_of, make, stage_task
 
 __all__ = ["finetune_model"]
 
-FINETUNING = Stage(name="finetuning", version=1, modules=("selu.finetuning",))
+FINETUNING = Stage(name="finetuning", version=1, modules=("selu.finetuning", "selu.models.transformers_engine"))
 
 
 @stage_task(FINETUNING)
@@ -27,7 +27,7 @@ def finetune_model(
     model: Model,
     finetuning: FinetuningSettings,
     report_to: Sequence[str],
-    run: str,
+    run_folder: str,
     seed: int,
 ) -> Made:
     """Fine-tune a model on a dataset version, going on from its adapter if it has one."""
@@ -42,7 +42,7 @@ def finetune_model(
             finetuning,
             seed=seed,
             out=path,
-            log_dir=workspace.tensorboard / run.replace(":", "").replace(" ", "-") / str(shard).replace(" ", "-"),
+            log_dir=workspace.tensorboard / run_folder / str(shard).replace(" ", "-"),
             report_to=report_to,
             adapter=model.adapter_path(store) or model.settings.adapter,
             progress=lambda step, steps, loss: report(step, steps),
@@ -57,6 +57,7 @@ def finetune_model(
         config={
             "finetuning": finetuning.model_dump(mode="json"),
             "dtype": model.settings.dtype,
+            "device": device_type_of(model.settings),
             "who": who,
             "seed": seed,
         },

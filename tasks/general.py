@@ -12,7 +12,7 @@ from selu.config import EvaluationSettings
 from selu.errors import ArtifactError
 from selu.evaluation import MetricRow, Phase, Series, difference_metric, rate_metric
 from selu.general_probe import general_prompts, general_questions, general_questions_digest
-from selu.prompting import prompts_digest
+from selu.prompting import prompts_digest, without_full_stop
 from selu.records import Record
 from selu.rounds import Workspace
 from selu.store import ArtifactRef, read_table, write_table
@@ -22,7 +22,9 @@ from selu.tasks.stages import Made, Model, Shard, Stage, Value, make, model_conf
 __all__ = ["GeneralAnswer", "GeneralRun", "answer_general_questions", "measure_general"]
 
 GENERAL_ANSWERS = Stage(
-    name="general-answers", version=1, modules=("selu.general_probe", "selu.prompting", "selu.frames")
+    name="general-answers",
+    version=1,
+    modules=("selu.general_probe", "selu.prompting", "selu.frames", "selu.models.transformers_engine"),
 )
 GENERAL_METRICS = Stage(
     name="general-metrics", version=1, modules=("selu.general_probe", "selu.evaluation", "selu.statistics")
@@ -56,12 +58,17 @@ def answer_general_questions(workspace: Workspace, shard: Shard, model: Model, c
     asked = general_questions(count)
 
     def compute(path: Path, report: Meter) -> None:
+        style = model.settings.prompt_style
         replies = model.load(workspace.store()).generate(
-            general_prompts(asked), max_new_tokens=model.settings.max_new_tokens
+            general_prompts(asked, style), max_new_tokens=model.settings.max_new_tokens
         )
         rows = [
             GeneralAnswer(
-                number=number, kind=row.kind, question=row.question, text=reply.text, confidence=reply.confidence
+                number=number,
+                kind=row.kind,
+                question=row.question,
+                text=without_full_stop(reply.text, style),
+                confidence=reply.confidence,
             )
             for number, (row, reply) in enumerate(zip(asked, replies, strict=True))
         ]

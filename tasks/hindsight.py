@@ -59,6 +59,7 @@ def relabel_episodes(
             hindsight,
             self_asking,
             agree_with_direct=agree_with_direct,
+            progress=report,
         )
         write_table(path / "questions.parquet", questions, Question)
         write_table(path / "answers.parquet", answers, Answer)

@@ -25,7 +25,12 @@ def write_html_report(workspace: Workspace, finished: Round) -> Path:
     from selu.reporting import write_report
 
     path = write_report(workspace.store(), finished, workspace.reports)
-    create_link_artifact(key="report", link=path.absolute().as_uri(), link_text="HTML report", description=finished.run)
+    try:
+        create_link_artifact(
+            key="report", link=path.absolute().as_uri(), link_text="HTML report", description=finished.run
+        )
+    except (PrefectException, OSError) as error:
+        logger.warning("the report %s could not be linked in Prefect's UI: %s", path, error)
     return path
 
 
@@ -54,7 +59,10 @@ def _markdown(figures: dict[str, Any]) -> str:
     labels = figures["labels"]
     lines += [
         "",
-        f"Labels: {labels['n']} that say done, coverage {labels['coverage']}, false rate {labels['false_rate']}.",
+        f"Labels: {labels['n']} that say done, from a share of {labels['coverage']} of the episodes, false rate "
+        f"{labels['false_rate']}; any accepted label from a share of {labels['labelled']}.",
+        "",
+        f"False among all labels that the critic learned from: {_cell(labels['before']['critic_labels'])}.",
         "",
         f"Reused stages: {', '.join(figures['cached']) or 'none'}.",
     ]

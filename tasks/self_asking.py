@@ -69,6 +69,7 @@ def ask_about_episodes(
                 critic.load(store),
                 self_asking,
                 agree_with_direct=agree_with_direct,
+                progress=report,
             ),
         )
 
@@ -118,7 +119,7 @@ def ask_about_contrasts(
             per_episode=CONTRASTS_PER_EPISODE,
             seed=seed,
         )
-        _write(path, ask(known, seen, critic.load(store), self_asking, claims=claims))
+        _write(path, ask(known, seen, critic.load(store), self_asking, claims=claims, progress=report))
 
     return make(
         workspace,

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
@@ -25,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from selu.config import ModelSettings, WorldSettings
 from selu.errors import ArtifactError, TransientError
 from selu.models.base import VisionLanguageModel
+from selu.player.layouts import LAYOUTS_FILE
 from selu.records import Episode, Frame, OracleEpisode, OracleStep, Record, Step
 from selu.rounds import Workspace
 from selu.store import ArtifactRef, Json, OracleRef, Store, artifact_key, read_table
@@ -32,12 +34,18 @@ from selu.tasks.progress import Meter, meter
 
 __all__ = [
     "Made",
+    "MadeWithTruth",
     "Model",
+    "Outcome",
+    "Sealed",
     "Shard",
     "Stage",
     "Value",
-    "made_before",
+    "device_type_of",
+    "file_digest",
     "make",
+    "make_sealed",
+    "make_with_truth",
     "model_config_of",
     "read_all",
     "read_episodes",
@@ -98,12 +106,29 @@ def shards(stage: str, whole: int, size: int) -> list[Shard]:
     ]
 
 
-class Made(Value):
-    """What a stage's task returns: a reference, and whether there was anything to do."""
+class Outcome(Value):
+    """What a stage's task returns beside its references: whether there was anything to do."""
 
-    ref: ArtifactRef
     cached: bool = Field(description="the store had it")
     seconds: float = Field(description="time that making it took, whenever that was")
+
+
+class Made(Outcome):
+    """An artifact."""
+
+    ref: ArtifactRef
+
+
+class Sealed(Outcome):
+    """Ground truth alone."""
+
+    oracle: OracleRef
+
+
+class MadeWithTruth(Made):
+    """An artifact, with the truth about it under a reference that only evaluation takes."""
+
+    oracle: OracleRef
 
 
 class Model(Value):
@@ -133,16 +158,34 @@ class Model(Value):
 
 def model_config_of(settings: ModelSettings) -> dict[str, Json]:
     """What of a model's settings shapes its answers beside the revision; not how many prompts it reads at a time."""
-    return settings.model_dump(mode="json", include={"dtype", "max_new_tokens"})
+    config: dict[str, Json] = settings.model_dump(mode="json", include={"dtype", "max_new_tokens", "threads"})
+    return config | {"device": device_type_of(settings), "prompt_style": settings.prompt_style}
+
+
+def device_type_of(settings: ModelSettings) -> str:
+    """``cpu``, ``cuda`` or ``mps``: each adds up in an order of its own. Which one of several GPUs makes no difference."""
+    if settings.device != "auto":
+        return settings.device.partition(":")[0]
+    from selu.models.transformers_engine import resolve_device
+
+    return resolve_device(settings.device).type
 
 
 def world_config_of(settings: WorldSettings) -> dict[str, Json]:
-    """What of a world's settings shapes its frames; not how long it may take."""
-    return settings.model_dump(mode="json", exclude={"start_timeout", "step_timeout", "x_display"})
+    """What of a world's settings shapes its frames, the embedded layouts included; not how long it may take."""
+    config: dict[str, Json] = settings.model_dump(mode="json", exclude={"start_timeout", "step_timeout", "x_display"})
+    return config | {"layouts": file_digest(LAYOUTS_FILE)}
+
+
+@functools.cache
+def file_digest(path: Path) -> str:
+    """sha256 of a file that ships with the project, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 P = ParamSpec("P")
-R = TypeVar("R", bound=Made)
+R = TypeVar("R", bound=Outcome)
 RecordT = TypeVar("RecordT", bound=Record)
 
 
@@ -163,8 +206,7 @@ def stage_task(stage: Stage) -> Callable[[Callable[P, R]], Task[P, R]]:
             made = body(*args, **kwargs)
             if not made.cached:
                 return made
-            message = f"{made.ref.kind} {made.ref.key} was in the store"
-            return cast(R, Completed(name="Cached", message=message, data=made))
+            return cast(R, Completed(name="Cached", message=f"{stage.name}: it was in the store", data=made))
 
         return task(
             name=stage.name,
@@ -180,10 +222,48 @@ def stage_task(stage: Stage) -> Callable[[Callable[P, R]], Task[P, R]]:
     return decorate
 
 
-def made_before(store: Store, kind: str, key: str) -> Made | None:
-    """What an earlier call made under this key, if it is whole."""
-    ref = store.find(kind, key)
-    return None if ref is None else Made(ref=ref, cached=True, seconds=store.manifest(ref).seconds)
+class _Job(NamedTuple):
+    """A stage's work on one shard: where its result belongs, and what it is made of."""
+
+    store: Store
+    shard: Shard
+    key: str
+    provenance: dict[str, Json]
+    inputs: Sequence[ArtifactRef | OracleRef]
+
+    @classmethod
+    def of(
+        cls,
+        workspace: Workspace,
+        stage: Stage,
+        shard: Shard,
+        config: Json,
+        inputs: Sequence[ArtifactRef | OracleRef],
+        models: Sequence[Model],
+    ) -> _Job:
+        store = workspace.store()
+        revisions = [model.revision(store) for model in models]
+        key = artifact_key(stage.name, stage.version, config, [ref.digest for ref in inputs], revisions)
+        provenance: dict[str, Json] = {
+            "stage": stage.name,
+            "version": stage.version,
+            "shard": str(shard),
+            "config": config,
+            "inputs": [ref.model_dump(mode="json") for ref in inputs],
+            "models": revisions,
+        }
+        return cls(store, shard, key, provenance, inputs)
+
+    @contextlib.contextmanager
+    def work(self) -> Iterator[tuple[Meter, Callable[[], float]]]:
+        """Verify the inputs, and show the shard's beginning and end."""
+        for ref in self.inputs:
+            self.store.verify(ref)
+        report, size = self.shard.meter(), self.shard.stop - self.shard.start
+        report(0, size)
+        with timed() as seconds:
+            yield report, seconds
+        report(size, size)
 
 
 def make(
@@ -205,28 +285,71 @@ def make(
     Raises:
         ArtifactError: an input is missing or altered.
     """
-    store = workspace.store()
-    revisions = [model.revision(store) for model in models]
-    key = artifact_key(stage.name, stage.version, config, [ref.digest for ref in inputs], revisions)
-    found = made_before(store, kind, key)
+    job = _Job.of(workspace, stage, shard, config, inputs, models)
+    found = job.store.find(kind, job.key)
     if found is not None:
-        return found
-    for ref in inputs:
-        store.verify(ref)
-    provenance: dict[str, Json] = {
-        "stage": stage.name,
-        "version": stage.version,
-        "shard": str(shard),
-        "config": config,
-        "inputs": [ref.model_dump(mode="json") for ref in inputs],
-        "models": revisions,
-    }
-    report = shard.meter()
-    report(0, shard.stop - shard.start)
-    with store.create(kind, key, provenance) as draft, timed() as seconds:
+        return Made(ref=found, cached=True, seconds=job.store.manifest(found).seconds)
+    with job.work() as (report, seconds), job.store.create(kind, job.key, job.provenance) as draft:
         compute(draft.path, report)
-    report(shard.stop - shard.start, shard.stop - shard.start)
     return Made(ref=draft.ref, cached=False, seconds=seconds())
+
+
+def make_sealed(
+    workspace: Workspace,
+    stage: Stage,
+    shard: Shard,
+    kind: str,
+    compute: Callable[[Path, Meter], None],
+    *,
+    config: Json,
+) -> Sealed:
+    """:func:`make` for ground truth."""
+    job = _Job.of(workspace, stage, shard, config, (), ())
+    found = job.store.find_oracle(kind, job.key)
+    if found is not None:
+        return Sealed(oracle=found, cached=True, seconds=job.store.manifest(found).seconds)
+    with job.work() as (report, seconds), job.store.create_oracle(kind, job.key, job.provenance) as draft:
+        compute(draft.path, report)
+    return Sealed(oracle=draft.ref, cached=False, seconds=seconds())
+
+
+def make_with_truth(
+    workspace: Workspace,
+    stage: Stage,
+    shard: Shard,
+    kinds: tuple[str, str],
+    compute: Callable[[Path, Meter], Callable[[Path], None]],
+    *,
+    config: Json,
+    inputs: Sequence[ArtifactRef | OracleRef] = (),
+    models: Sequence[Model] = (),
+) -> MadeWithTruth:
+    """:func:`make` for an artifact and the truth about it, two artifacts of one key and of the two `kinds`.
+
+    `compute` writes the first and returns what writes the second. The truth's provenance names the digest that it is
+    about (``about``): a pair that does not belong together, as a crash between the two can leave where results vary
+    from run to run, counts as not there.
+
+    Raises:
+        ArtifactError: an input is missing or altered.
+        TransientError: another process made the same with other bytes; the next try makes both again.
+    """
+    job = _Job.of(workspace, stage, shard, config, inputs, models)
+    store, (kind, oracle_kind) = job.store, kinds
+    found, truth = store.find(kind, job.key), store.find_oracle(oracle_kind, job.key)
+    if found is not None and truth is not None:
+        if store.manifest(truth).provenance.get("about") == found.digest:
+            return MadeWithTruth(ref=found, oracle=truth, cached=True, seconds=store.manifest(found).seconds)
+        store.set_aside(found)
+        store.set_aside(truth)
+    with job.work() as (report, seconds):
+        with store.create(kind, job.key, job.provenance) as draft:
+            write_truth = compute(draft.path, report)
+        with store.create_oracle(oracle_kind, job.key, {**job.provenance, "about": draft.digest}) as sealed:
+            write_truth(sealed.path)
+    if store.manifest(sealed.ref).provenance.get("about") != draft.ref.digest:
+        raise TransientError(f"{shard}: two processes made this at once and came to different bytes; making it again")
+    return MadeWithTruth(ref=draft.ref, oracle=sealed.ref, cached=False, seconds=seconds())
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from selu.config import ModelSettings, Settings, WorldSettings, validate_settings
 from selu.models.base import Prompt, Reply
+from selu.prompting import PromptStyle
 from selu.records import Condition, Setup, Task
 from selu.worlds.base import OracleState, World
 
@@ -107,6 +108,8 @@ def solve(world: World, history: Sequence[str]) -> str:
 class SeeingModel:
     """Answers from the pixels. Questions it always gets right; verdicts and actions only under an adapter."""
 
+    prompt_style: PromptStyle = "brief"
+
     def __init__(self, revision: str) -> None:
         self.revision = revision
         self.wise = "+" in revision
@@ -183,6 +186,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(selu.rollout, "make_world", make_world)
     monkeypatch.setattr(selu.rollout, "next_action", solve)
+    monkeypatch.setattr(selu.rollout, "sibling_goal", lambda world, before: None)
     monkeypatch.setattr(selu.rollout, "_pools", {})
     monkeypatch.setattr(selu.worlds.tasks, "generate_tasks", draw)
     monkeypatch.setattr(
@@ -198,8 +202,8 @@ def small_settings(data_dir: Path, model: Path, **sections: Any) -> Settings:
         "report_to": [],
         "tasks": {"episodes": 12},
         "rollout": {"shard_size": 5, "players": 2},
-        "actor": {"path": str(model)},
-        "critic": {"path": str(model)},
+        "actor": {"path": str(model), "prompts": "brief"},
+        "critic": {"path": str(model), "prompts": "brief"},
         "dataset": {"replay": 0.0, "max_rows": 100},
         "critic_finetuning": {"max_steps": 2, "batch_size": 4, "rank": 2, "alpha": 4, "threads": 1},
         "actor_finetuning": {"max_steps": 2, "batch_size": 4, "rank": 2, "alpha": 4, "threads": 1},

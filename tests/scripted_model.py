@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from selu.frames import encode_picture
 from selu.models.base import Prompt, Reply
+from selu.prompting import PromptStyle
 from selu.records import Episode, Frame, Step
 
 SIZE = 8
@@ -25,8 +26,9 @@ Script = Mapping[tuple[int | None, str], str | tuple[str, float]]
 class ScriptedModel:
     """Answers from a script and keeps what it was asked, one list a call."""
 
-    def __init__(self, script: Script, revision: str = "scripted") -> None:
+    def __init__(self, script: Script, revision: str = "scripted", prompt_style: PromptStyle = "brief") -> None:
         self.script = script
+        self.prompt_style = prompt_style
         self.revision = revision
         self.calls: list[list[tuple[int | None, str]]] = []
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from selu.config import scenes_of_split
 from selu.player.household import HOLLOW, Household, Thing
 from selu.player.layouts import LAYOUTS_FILE, load_layout
 from selu.player.shapes import ALIASES
@@ -73,6 +74,10 @@ class FrameSet:
 
     def __len__(self) -> int:
         return len(self.rgb)
+
+    def first(self, count: int) -> FrameSet:
+        """The first ``count`` frames."""
+        return FrameSet(**{f.name: getattr(self, f.name)[:count] for f in fields(self)})
 
     def save(self, path: Path) -> None:
         """Write as npz."""
@@ -486,5 +491,5 @@ def recipe_facts() -> dict[str, Any]:
     return {
         "types": list(TYPES),
         "layouts_sha256": hashlib.sha256(LAYOUTS_FILE.read_bytes()).hexdigest(),
-        "reachable_positions": int(sum(len(load_layout(f"FloorPlan{i}").reachable) for i in range(1, 17))),
+        "reachable_positions": int(sum(len(load_layout(scene).reachable) for scene in scenes_of_split("base"))),
     }

@@ -152,7 +152,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
 ```
 
-Accuracy on {measured["frames"]} frames of scenes that it has not seen (17-30 of each room type), one training seed;
+Accuracy on {measured["frames"]} frames of scenes that it has not seen (21-30 of each room type), one training seed;
 yes/no and left/centre/right questions are balanced over their answers. "Blind" is the same model with a grey picture.
 
 | question | accuracy | blind |

@@ -42,6 +42,7 @@ class Recipe:
     patch_size: int = 8
     scale_factor: int = 2
     batch_size: int = 32
+    demonstration_batch_size: int = 48
     turns: int = 10
     language_share: float = 0.2
     """Share of the frames that also carry a language turn."""
@@ -195,7 +196,7 @@ class Pretrainer:
         same = segments_[:, :, None] == segments_[:, None, :]
         allowed = causal & (same | (segments_[:, None, :] == 0))
         mask = torch.zeros(len(rows), 1, length, length).masked_fill_(~allowed[:, None], -1e9)
-        pixels = torch.from_numpy(np.ascontiguousarray(rgb)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+        pixels = _to_pixels(rgb)
         return _Batch(pixels, ids_, targets_, torch.from_numpy(filled[2]).float(), positions_, mask, answers)
 
     def see(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -273,8 +274,6 @@ class Pretrainer:
         self,
         frames: FrameSet,
         *,
-        demonstrations: Demonstrations | None = None,
-        demonstration_share: float = 0.0,
         minutes: float | None = None,
         report: Callable[[dict[str, Any]], None] = lambda row: None,
         report_every: int = 500,
@@ -303,8 +302,6 @@ class Pretrainer:
             # Sampling with the frame's odds, mirrored half of the time: left becomes right, nothing else changes.
             chosen = rng.choice(len(frames), recipe.batch_size, p=odds)
             loss, row = self._step(frames, chosen, bool(rng.random() < 0.5), rng, absent, share < recipe.seeing_share)
-            if demonstrations is not None and rng.random() < demonstration_share:
-                loss = loss + self._demonstration_loss(demonstrations, rng)
             loss.backward()
             nn.utils.clip_grad_norm_(self.parameters(), 1.0)
             optimizer.step()
@@ -357,11 +354,63 @@ class Pretrainer:
         answers = self.answer_loss(batch, self.speak(batch, tokens))
         return loss + answers, (float(answers.detach()), float(dense.detach()))
 
-    def _demonstration_loss(self, demonstrations: Demonstrations, rng: np.random.Generator) -> Tensor:
-        chosen = rng.choice(len(demonstrations), self.recipe.batch_size)
-        turns = [[Turn("act", demonstrations.prompts[int(i)], demonstrations.actions[int(i)])] for i in chosen]
-        batch = self.batch(demonstrations.rgb[chosen], turns)
-        return self.answer_loss(batch, self.speak(batch, self.see(batch.pixels)[1]))
+    def follow(
+        self,
+        frames: FrameSet,
+        demonstrations: Demonstrations,
+        *,
+        report: Callable[[dict[str, Any]], None] = lambda row: None,
+        report_every: int = 100,
+    ) -> None:
+        """Learn to act from demonstrations, and go on answering questions, with eyes frozen: the language layers alone.
+
+        What an image's tokens are is then fixed, so that each is computed once; a step costs a tenth.
+        """
+        recipe = self.recipe
+        rng = np.random.default_rng((recipe.seed, 2))
+        absent = (frames.pixels >= 32).mean(0) + 0.002
+        seen, shown = self.image_tokens_of(frames.rgb), self.image_tokens_of(demonstrations.rgb)
+        trained = [*self.model.model.text_model.parameters()]
+        optimizer = torch.optim.AdamW(trained, recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
+        started, losses = time.monotonic(), []
+        self.model.train()
+        for step in range(recipe.steps):
+            share = step / recipe.steps
+            rate = 1.0 if share < recipe.constant_share else max(0.02, (1 - share) / (1 - recipe.constant_share))
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * rate * min(1, (step + 1) / recipe.warmup_steps)
+            acted = rng.choice(len(demonstrations), recipe.demonstration_batch_size)
+            turns = [[Turn("act", str(demonstrations.prompts[i]), str(demonstrations.actions[i]))] for i in acted]
+            batch = self.batch(demonstrations.rgb[:0], turns)
+            acting = self.answer_loss(batch, self.speak(batch, shown[acted]))
+            asked = rng.choice(len(frames), recipe.batch_size)
+            batch = self.batch(
+                frames.rgb[:0],
+                [
+                    [
+                        *question_turns(frames, int(i), rng, absent, recipe.turns),
+                        *language_turns(rng, int(rng.random() < recipe.language_share)),
+                    ]
+                    for i in asked
+                ],
+            )
+            answering = self.answer_loss(batch, self.speak(batch, seen[asked]))
+            (acting + answering).backward()
+            nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append((float(acting.detach()), float(answering.detach())))
+            if (step + 1) % report_every == 0:
+                mean = np.mean(losses[-report_every:], 0)
+                row = {"step": step + 1, "share": round(share, 4), "seconds": round(time.monotonic() - started)}
+                report({**row, "action_loss": round(float(mean[0]), 4), "answer_loss": round(float(mean[1]), 4)})
+        self.model.eval()
+
+    @torch.no_grad()
+    def image_tokens_of(self, rgb: NDArray[np.uint8]) -> Tensor:
+        """Image tokens ``(N, image_tokens, width)`` of frames ``(N, S, S, 3) uint8``."""
+        made = [self.see(_to_pixels(rgb[k : k + 128]))[1] for k in range(0, len(rgb), 128)]
+        return torch.cat(made)
 
     def save(self, path: Path) -> None:
         """Write model and patch head, for a later :meth:`load`."""
@@ -400,6 +449,10 @@ class Pretrainer:
                     found[kind].append((turn.answer, said == answer))
         self.model.train()
         return {kind: round(_accuracy(kind, rows), 4) for kind, rows in sorted(found.items())}
+
+
+def _to_pixels(rgb: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(rgb)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def _mirror(turns: list[Turn], mirrored: bool) -> list[Turn]:

@@ -11,6 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from selu.prompting import PromptStyle
+
 __all__ = ["Prompt", "Reply", "VisionLanguageModel"]
 
 
@@ -45,6 +47,9 @@ class VisionLanguageModel(Protocol):
     def revision(self) -> str:
         """Content hash of base weights and adapter: equal revisions give equal answers."""
         ...
+
+    prompt_style: PromptStyle
+    """Which set of prompts the model reads."""
 
     def generate(
         self,

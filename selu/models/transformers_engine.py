@@ -36,6 +36,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from selu.errors import ConfigError, TransientError
 from selu.models.base import Prompt, Reply
+from selu.prompting import PromptStyle
 
 if TYPE_CHECKING:
     from selu.config import ModelSettings
@@ -423,7 +424,10 @@ def load_model(settings: ModelSettings, adapter: Path | None = None) -> Transfor
         ConfigError: the model or adapter is missing, incomplete, or of the wrong kind.
     """
     weights = _load(locate_model(settings), settings.dtype, resolve_device(settings.device))
-    return TransformersModel(weights, settings.batch_size).with_adapter(adapter or settings.adapter)
+    model = TransformersModel(
+        weights, settings.batch_size, threads=settings.threads, prompt_style=settings.prompt_style
+    )
+    return model.with_adapter(adapter or settings.adapter)
 
 
 # ---- the engine
@@ -448,7 +452,17 @@ class _GumbelNoise(LogitsProcessor):
 class TransformersModel:
     """A :class:`~selu.models.base.VisionLanguageModel` run by transformers in this process. Thread-safe."""
 
-    def __init__(self, weights: _Weights, batch_size: int, adapter: str | None = None) -> None:
+    def __init__(
+        self,
+        weights: _Weights,
+        batch_size: int,
+        adapter: str | None = None,
+        *,
+        threads: int,
+        prompt_style: PromptStyle = "brief",
+    ) -> None:
+        self._threads = threads
+        self.prompt_style = prompt_style
         self._weights = weights
         self._batch_size = batch_size
         self._adapter = adapter
@@ -469,7 +483,9 @@ class TransformersModel:
             ConfigError: the adapter is missing or does not fit.
         """
         name = None if path is None else self._weights.add_adapter(path)
-        return TransformersModel(self._weights, self._batch_size, name)
+        return TransformersModel(
+            self._weights, self._batch_size, name, threads=self._threads, prompt_style=self.prompt_style
+        )
 
     def generate(
         self,
@@ -535,7 +551,8 @@ class TransformersModel:
         texts = tokenizer.batch_decode(
             [row[keep].tolist() for row, keep in zip(written, alive & ~ends, strict=True)], skip_special_tokens=True
         )
-        return [Reply(text.strip(), value) for text, value in zip(texts, total.tolist(), strict=True)]
+        # Four decimals: the rest is the rounding of floating point arithmetic, and no record should hold it.
+        return [Reply(text.strip(), round(value, 4)) for text, value in zip(texts, total.tolist(), strict=True)]
 
     def _score(self, prompts: Sequence[Prompt], choices: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         """Return (n, len(choices)) log-probabilities; the prompts are read once and their cache is shared."""
@@ -632,6 +649,8 @@ class TransformersModel:
         order = _batching_order(prompts)
         results: dict[int, Result] = {}
         size = self._batch_size
+        # Sums in another order give other bytes. Here and not at loading: the number holds for the thread that sets it.
+        torch.set_num_threads(self._threads)
         with self._weights.lock, torch.inference_mode():
             self._weights.activate(self._adapter)
             start = 0

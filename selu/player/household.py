@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from selu.player import VISIBLE_SHARE
 from selu.player.layouts import AGENT_HEIGHT, Layout, LayoutObject, load_layout, scene_names
 from selu.player.renderer import CAMERA_ABOVE_AGENT, Mesh, Pose, Renderer, View, build_mesh, room_mesh
 from selu.player.shapes import COLOURS, TALL, Appearance, Vector, shape_of
 
 SMALLEST = 0.34
-VISIBLE_SHARE = 0.0012
-"""Share of the frame's pixels from which an object counts as visible (11 pixels at 96x96)."""
 REACH_OF_GRID = 0.18
 """An agent may stand within this distance (metres) of a reachable grid position."""
 SURFACES = {

@@ -8,7 +8,6 @@ Ground truth is read here for the reader's eyes; nothing goes back from here to 
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from pathlib import Path
 
@@ -18,16 +17,15 @@ from selu.errors import TerminalError
 from selu.reporting import drawing
 from selu.reporting.content import gather
 from selu.reporting.views import Report
-from selu.rounds import Round
+from selu.rounds import Round, run_folder
 from selu.store import Store
 
 __all__ = ["render", "report_path", "write_report"]
 
 
 def report_path(finished: Round, folder: Path) -> Path:
-    """Where the report of a round is written: a folder of its own for each run and round."""
-    run = re.sub(r"[^a-z0-9]+", "-", finished.run.lower()).strip("-") or "run"
-    return folder / f"{run}-round-{finished.round}" / "index.html"
+    """Where the report of a round is written: a folder of its own for each run, configuration and round."""
+    return folder / f"{run_folder(finished.settings)}-round-{finished.round}" / "index.html"
 
 
 def write_report(store: Store, finished: Round, folder: Path) -> Path:

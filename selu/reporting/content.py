@@ -112,7 +112,7 @@ def gather(store: Store, finished: Round) -> Report:
         prompts_digest=prompts_digest(),
         prompts_changed=_prompts_changed(store, finished),
         embedded_model=settings.actor.path == settings.critic.path == "embedded",
-        embedded_world=settings.world.local_executable_path is None and settings.world.commit_id is None,
+        embedded_world=settings.world.embedded,
     )
 
 

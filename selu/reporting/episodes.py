@@ -20,7 +20,7 @@ from PIL import Image
 
 from selu.errors import ArtifactError
 from selu.evaluation import MetricRow, truth_of_instruction
-from selu.records import Episode, Frame, OracleEpisode, OracleStep, Question, Record, Relabel, Step, Task, Verdict
+from selu.records import Episode, Frame, OracleEpisode, OracleStep, Question, Record, Relabel, Step, Verdict
 from selu.reporting.views import (
     Asked,
     Confusion,
@@ -89,21 +89,12 @@ class Practice:
     def _read_truth(self, refs: Sequence[OracleRef]) -> None:
         self.oracle_steps: dict[tuple[str, int], OracleStep] = {}
         self.truth: dict[str, bool | None] = {}
-        aimless = {
-            row.task_id
-            for row in read_table(self.store.path(self.finished.tasks) / "tasks.parquet", Task)
-            if not row.goal
-        }
         for ref in refs:
             folder = self.store.path(ref)
             for step in read_table(folder / "oracle_steps.parquet", OracleStep):
                 self.oracle_steps[step.episode_id, step.frame_index] = step
             for row in read_table(folder / "oracle_episodes.parquet", OracleEpisode):
                 self.truth[row.episode_id] = row.success
-        for episode in self.episodes.values():
-            # The world cannot tell whether an instruction of the user's own was fulfilled; its words sometimes do.
-            if episode.task_id in aimless:
-                self.truth[episode.episode_id] = self._truth_of(episode.episode_id, episode.length, episode.instruction)
 
     def _truth_of(self, episode_id: str, frame_index: int, instruction: str) -> bool | None:
         step = self.oracle_steps.get((episode_id, frame_index))
@@ -134,21 +125,27 @@ class Practice:
         for row in sorted(self.after.relabels, key=lambda row: (row.episode_id, row.frame_index, row.relabel_id)):
             if row.accepted and row.episode_id in self.episodes:
                 relabels[self._relabel_truth(row) is True].setdefault(row.episode_id)
-        verdicts: dict[tuple[str, bool], list[str]] = {}
+        verdicts: dict[tuple[str, bool | None], list[str]] = {}
         for episode_id in sorted(self.episodes):
             verdict = self.after.own.get(episode_id)
             said = verdict.verdict if verdict is not None and verdict.accepted else "unsure"
-            verdicts.setdefault((said, self.truth.get(episode_id) is True), []).append(episode_id)
+            verdicts.setdefault((said, self.truth.get(episode_id)), []).append(episode_id)
 
         # One that was relabeled did teach something.
         relabeled = {*relabels[True], *relabels[False]}
-        aside = [item for done in (False, True) for item in verdicts.get(("unsure", done), []) if item not in relabeled]
+        aside = [
+            item for done in (False, True, None) for item in verdicts.get(("unsure", done), []) if item not in relabeled
+        ]
 
         def group(title: str, tone: Literal["right", "wrong", "unsure"], ids: Iterable[str]) -> Group:
             ids = list(ids)
             chosen = sorted(ids, key=lambda item: (item in shown, item))[:_FILMS_OF_A_KIND]
             shown.update(chosen)
             return Group(title, tone, len(ids), tuple(self._film(item) for item in chosen))
+
+        def untold(said: str) -> tuple[Group, ...]:
+            ids = verdicts.get((said, None), [])
+            return (group("Nobody can tell: the goal of the instruction is unknown", "unsure", ids),) if ids else ()
 
         return (
             Pair(
@@ -157,6 +154,7 @@ class Practice:
                 (
                     group("It was done", "right", verdicts.get(("yes", True), [])),
                     group("It was not", "wrong", verdicts.get(("yes", False), [])),
+                    *untold("yes"),
                 ),
             ),
             Pair(
@@ -174,6 +172,7 @@ class Practice:
                 (
                     group("It was not done", "right", verdicts.get(("no", False), [])),
                     group("It was, and the critic missed it", "wrong", verdicts.get(("no", True), [])),
+                    *untold("no"),
                 ),
             ),
             Pair(
@@ -248,11 +247,11 @@ class Practice:
         )
 
     def _labels(self, rows: Sequence[MetricRow], phase: str, judging: _Judging, title: str, trains: str) -> Labels:
-        counts: Counter[tuple[str, bool]] = Counter()
+        counts: Counter[tuple[str, bool | None]] = Counter()
         for episode_id in self.episodes:
             verdict = judging.own.get(episode_id)
             said = verdict.verdict if verdict is not None and verdict.accepted else "none"
-            counts[said, self.truth.get(episode_id) is True] += 1
+            counts[said, self.truth.get(episode_id)] += 1
         accepted = Counter(self._relabel_truth(row) for row in judging.relabels if row.accepted)
         names = (
             ("coverage", "episodes that gave a “done” label"),

@@ -48,6 +48,9 @@ class World(gymnasium.Env[Frame, str]):
     A text that is no action counts as a step and does nothing.
     """
 
+    skill_set: str = "household"
+    """Which actions it knows: a key of :data:`~selu.worlds.actions.SKILL_SETS`."""
+
     @abstractmethod
     def oracle(self) -> OracleState:
         """The truth about the present moment."""
@@ -59,4 +62,5 @@ class World(gymnasium.Env[Frame, str]):
 
     @abstractmethod
     def candidates(self) -> Mapping[str, Any]:
-        """Ground truth for the scripted planner: metadata of the scene as the simulator gives it."""
+        """Ground truth for the scripted planner: ``metadata`` of the scene as the simulator gives it, ``areas`` (pixels
+        in view by object id), ``reachable`` positions (n, 2) and one ``stride`` in metres, one ``turn`` in degrees."""

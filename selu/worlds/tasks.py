@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,18 @@ from selu.config import TaskSettings, scenes_of_split
 from selu.errors import ConfigError
 from selu.records import Condition, Setup, Task
 from selu.worlds.base import World, holds
-from selu.worlds.vocabulary import NAMES, spoken_name
+from selu.worlds.vocabulary import NAMES, spoken_name, type_of
 
-__all__ = ["FROZEN", "Draft", "frozen_tasks", "generate_tasks", "start_key", "user_tasks"]
+__all__ = [
+    "ENCLOSING",
+    "FROZEN",
+    "Draft",
+    "frozen_tasks",
+    "generate_tasks",
+    "goal_of_instruction",
+    "start_key",
+    "user_tasks",
+]
 
 FROZEN = Path(__file__).parent / "frozen"
 PICKUPABLE = tuple(NAMES)[: tuple(NAMES).index("Fridge")]
@@ -285,9 +295,46 @@ _PAIRS = (
 
 # --- given tasks -----------------------------------------------------------------------------------------------------
 
+_PATTERNS: tuple[tuple[str, str], ...] = (
+    (r"pick up the (?P<a>.+)", "held"),
+    (r"open the (?P<a>.+)", "open"),
+    (r"close the (?P<a>.+)", "closed"),
+    (r"turn on the (?P<a>.+)", "on"),
+    (r"turn off the (?P<a>.+)", "off"),
+    (r"put the (?P<a>.+?) (?:in|on) the (?P<b>.+)", "inside"),
+    (r"break the (?P<a>.+)", "broken"),
+    (r"slice the (?P<a>.+)", "sliced"),
+)
+"""What :data:`_KINDS` say, read backwards."""
+
+
+def goal_of_instruction(instruction: str) -> tuple[Condition, ...] | None:
+    """The goal that an instruction of the generator's form stands for; None if it cannot be told."""
+    conditions = []
+    for part in instruction.split(" and then "):
+        for pattern, predicate in _PATTERNS:
+            found = re.fullmatch(pattern, part)
+            if found is None:
+                continue
+            names = {key: type_of(name) for key, name in found.groupdict().items()}
+            if None in names.values():
+                return None
+            conditions.append(
+                Condition.model_validate(
+                    {"predicate": predicate, "object_type": names["a"], "receptacle_type": names.get("b")}
+                )
+            )
+            break
+        else:
+            return None
+    return tuple(conditions)
+
 
 def user_tasks(path: Path, world: World, scenes: Sequence[str], seed: int, count: int) -> list[Task]:
-    """A user's own instructions, one a line (``# ...`` is a comment), each with a random start; no goal is known."""
+    """A user's own instructions, one a line (``# ...`` is a comment), each with a random start.
+
+    The goal is read from the words where they are of the generator's form; of others it stays unknown.
+    """
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     texts = [line for line in lines if line and not line.startswith("#")]
     if not texts:
@@ -303,7 +350,8 @@ def user_tasks(path: Path, world: World, scenes: Sequence[str], seed: int, count
         setup = setup.model_copy(
             update={"position": (float(x), 0.9, float(z)), "rotation": float(rng.integers(8) * 45)}
         )
-        tasks.append(_finish(scene, "own", texts[i % len(texts)], (), setup))
+        text = texts[i % len(texts)]
+        tasks.append(_finish(scene, "own", text, goal_of_instruction(text) or (), setup))
     return tasks
 
 

@@ -7,13 +7,11 @@ low level would, and tell the actor nothing but the next frame.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import math
 import os
 import shlex
 import sys
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,20 +23,19 @@ from numpy.typing import NDArray
 
 from selu.config import WorldSettings
 from selu.errors import ConfigError, WorldError
+from selu.player import VISIBLE_SHARE
 from selu.records import Setup, Task
 from selu.worlds.actions import DONE, Action, parse_action
 from selu.worlds.base import Frame, OracleState, World
+from selu.worlds.vocabulary import SAME_TYPE
 
 logger = logging.getLogger(__name__)
 
-VISIBLE_SHARE = 0.0012
-"""Share of the frame's pixels from which an object is in view for Approach (11 pixels at 96x96)."""
 STRIDE = 0.5
 """Metres of one MoveAhead or MoveBack."""
 APPROACH_GAP = (0.2, 1.15)
 """Metres between agent and box after Approach; the upper end lies within the visibility distance of 1.5."""
 EYE_HEIGHT = 1.575
-SAME_TYPE = {"SinkBasin": "Sink", "BathtubBasin": "Bathtub"}
 STATES = {
     "isOpen": ("OpenObject", "CloseObject"),
     "isToggled": ("ToggleObjectOn", "ToggleObjectOff"),
@@ -81,7 +78,6 @@ class ControllerSimulator:
     def __init__(self, settings: WorldSettings) -> None:
         # Whatever happens in the client's start, it must not look for Vulkan because a GPU is there for the models.
         devices = os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-        self._home = tempfile.TemporaryDirectory(prefix="selu-thor-")
         try:
             self._controller = self._start(settings)
         except Exception as error:
@@ -109,7 +105,7 @@ class ControllerSimulator:
             "quality": settings.quality,
             "scene": "FloorPlan1",
         }
-        if settings.commit_id is not None or settings.platform is not None:
+        if settings.local_executable_path is None and not settings.embedded:
             if settings.commit_id is not None:
                 arguments["commit_id"] = settings.commit_id
             if settings.platform is not None:
@@ -141,7 +137,6 @@ class ControllerSimulator:
     def close(self) -> None:
         with suppress(Exception):  # a dead player must not keep a run from ending
             self._controller.stop()
-        self._home.cleanup()
 
 
 def embedded_player_command() -> str:
@@ -197,6 +192,7 @@ class ThorWorld(World):
 
     def __init__(self, simulator: Simulator, settings: WorldSettings) -> None:
         self.simulator, self.settings = simulator, settings
+        self.skill_set = settings.skill_set
         shape = (settings.height, settings.width, 3)
         self.observation_space = gymnasium.spaces.Box(0, 255, shape, np.uint8)
         self.action_space = gymnasium.spaces.Text(max_length=64, min_length=0)
@@ -239,7 +235,7 @@ class ThorWorld(World):
     def step(self, action: str) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
         self._steps += 1
         self._success, self._message = True, ""
-        parsed = parse_action(action, self.settings.skill_set)
+        parsed = parse_action(action, self.skill_set)
         if parsed is None:
             self._success, self._message = False, "the text is not an action"
         elif parsed.verb != DONE:
@@ -261,6 +257,10 @@ class ThorWorld(World):
 
     # --- skills ------------------------------------------------------------------------------------------------
 
+    @property
+    def _stride(self) -> float:
+        return max(STRIDE, self.settings.grid_size)
+
     def _do(self, action: str, **arguments: Any) -> bool:
         self._seen = self.simulator.step(action, **arguments)
         return bool(self._seen.metadata["lastActionSuccess"])
@@ -268,7 +268,7 @@ class ThorWorld(World):
     def _perform(self, action: Action) -> None:
         verb, metadata = action.verb, self._seen.metadata
         if verb in ("MoveAhead", "MoveBack"):
-            done = self._do(verb, moveMagnitude=max(STRIDE, self.settings.grid_size))
+            done = self._do(verb, moveMagnitude=self._stride)
         elif verb in ("RotateLeft", "RotateRight"):
             done = self._do(verb, degrees=self.settings.rotate_degrees)
         elif verb in ("LookUp", "LookDown"):
@@ -382,7 +382,13 @@ class ThorWorld(World):
         return OracleState(self._success, self._message, facts_of(self._seen))
 
     def candidates(self) -> Mapping[str, Any]:
-        return {"metadata": self._seen.metadata, "areas": self._seen.areas, "reachable": self._reachable_positions()}
+        return {
+            "metadata": self._seen.metadata,
+            "areas": self._seen.areas,
+            "reachable": self._reachable_positions(),
+            "stride": self._stride,
+            "turn": self.settings.rotate_degrees,
+        }
 
 
 _INTERACTIONS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -465,8 +471,3 @@ def facts_of(seen: Observation) -> dict[str, Any]:
         "rotation": agent["rotation"]["y"],
         "horizon": agent["cameraHorizon"],
     }
-
-
-def embedded_player_is_installed() -> bool:
-    """Whether the ray caster of the embedded player can be imported."""
-    return importlib.util.find_spec("embreex") is not None

@@ -44,6 +44,9 @@ NAMES: dict[str, str] = {
 }
 """AI2-THOR type -> spoken name."""
 
+SAME_TYPE = {"SinkBasin": "Sink", "BathtubBasin": "Bathtub"}
+"""AI2-THOR type -> the type that it is called by: one says sink, and means what is inside it."""
+
 _TYPES = {name: object_type for object_type, name in NAMES.items()}
 
 

@@ -109,6 +109,7 @@ def test_a_round_its_report_and_its_rows(config: Path) -> None:
             assert set(figures[who][phase]) == {"rate", "n", "ci95"}
             assert len(figures[who][phase]["ci95"]) == 2
     assert {"n", "coverage", "false_rate"} <= set(figures["labels"])
+    assert {figures["general"][who]["after"]["n"] for who in ("critic", "actor")} == {20}
     assert list(figures["seconds"]) == list(ROUND_STAGES)
     assert set(figures["digests"]) == {"critic_dataset", "actor_dataset", "critic_adapter", "actor_adapter"}
     assert all(len(digest) == 64 for digest in figures["digests"].values())
@@ -116,11 +117,17 @@ def test_a_round_its_report_and_its_rows(config: Path) -> None:
 
     rows = _selu("sql", "SELECT subject, count(*) AS n FROM metrics GROUP BY ALL", "--config", config, "--json")
     counted = {row["subject"]: row["n"] for row in map(json.loads, rows.output.splitlines()) if "subject" in row}
-    assert set(counted) == {"actor", "critic", "labels"}
+    assert set(counted) == {"actor", "critic", "labels", "general"}
 
-    evaluated = _selu("evaluate", "--config", config, "--json")
+    evaluated = _selu("evaluate", "--config", config, "--json", "evaluation.bootstrap=200")
     assert evaluated.exit_code == 0, evaluated.output
     assert {row["phase"] for row in json.loads(evaluated.stdout)} == {"before", "after"}
+
+    # The adapters of other settings are not these settings'.
+    other = _selu("evaluate", "--config", config, "--json", "hindsight.confidence=0.8")
+    assert other.exit_code == 0, other.output
+    assert {row["phase"] for row in json.loads(other.stdout)} == {"before"}
+    assert "No finished round was trained with these settings" in other.stderr
 
 
 @pytest.mark.usefixtures("dummies", "unchanged_environment")
@@ -146,6 +153,19 @@ def test_the_doctor_looks_at_everything(config: Path) -> None:
     assert done.exit_code == 0, done.output
     for what in ("Python", "packages", "data", "actor", "critic", "world"):
         assert f"ok   {what}: " in done.output
+
+
+def test_nothing_is_sent_whatever_is_imported_first() -> None:
+    code = (
+        "import os, selu.config; "
+        "print([os.environ[name] for name in "
+        "('DO_NOT_TRACK', 'HF_HUB_DISABLE_TELEMETRY', 'PREFECT_SERVER_ANALYTICS_ENABLED')])"
+    )
+    environment = {"PATH": os.environ["PATH"], "HF_HUB_DISABLE_TELEMETRY": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "['1', '0', 'false']"
 
 
 # Ctrl-C, with a process and a server of its own

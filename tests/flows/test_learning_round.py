@@ -14,7 +14,7 @@ from selu.config import Settings
 from selu.errors import ConfigError, TerminalError, WorldError
 from selu.flows.learning_round import learning_round
 from selu.flows.self_learning import self_learning
-from selu.rounds import ROUND_STAGES, Round, Workspace, latest_round, summary
+from selu.rounds import ROUND_STAGES, Round, Workspace, latest_round, round_metrics, summary
 from tests.dummy_world import small_settings
 
 pytestmark = pytest.mark.usefixtures("dummies")
@@ -64,6 +64,16 @@ def test_a_round_runs_nine_stages_and_makes_both_models_better(finished_once: tu
     assert figures["actor"]["gain"]["rate"] == 1.0
     assert figures["labels"]["false_rate"] == 0.0
     assert figures["labels"]["coverage"] > 0.5
+    assert figures["labels"]["labelled"] >= figures["labels"]["coverage"]
+    # Contrasts too: more labels than those that say done.
+    assert figures["labels"]["before"]["critic_labels"]["rate"] == 0.0
+    assert figures["labels"]["before"]["critic_labels"]["n"] > 12
+    for who in ("actor", "critic"):
+        assert {phase: figures["general"][who][phase]["n"] for phase in ("before", "after", "gain")} == {
+            "before": 20,
+            "after": 20,
+            "gain": 20,
+        }
     assert set(figures["seconds"]) == set(ROUND_STAGES)
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
 
@@ -153,6 +163,28 @@ def test_a_changed_setting_runs_again_what_hangs_on_it(
     assert following not in made.cached
 
 
+@pytest.mark.parametrize("part", ["episodes", "oracle"])
+def test_a_lost_half_of_a_recording_is_made_again(part: str, again: tuple[Settings, Round]) -> None:
+    settings, first = again
+    shutil.rmtree(Workspace.of(settings).store().path(getattr(first, part)[1]))
+    made = learning_round(settings)
+    assert made.stage("rollout").reused == made.stage("rollout").tasks - 1
+    assert (made.episodes, made.oracle) == (first.episodes, first.oracle)
+
+
+def test_floor_and_ceiling_play_the_actors_tasks(finished_once: tuple[Settings, Round]) -> None:
+    settings, made = finished_once
+    rates = {
+        row.method: (row.rate, row.n)
+        for row in round_metrics(Workspace.of(settings).store(), made)
+        if (row.subject, row.phase, row.probe, row.metric) == ("actor", "before", "A", "success_rate")
+    }
+    # Eight tasks are the actor's; half as many as the critic's trajectories are the scripted policies'.
+    assert rates["selu"][1] == 8
+    assert rates["planner"] == (1.0, 4)
+    assert rates["random"][1] == 4
+
+
 def test_a_lost_shard_is_made_again_and_nothing_else(again: tuple[Settings, Round]) -> None:
     settings, first = again
     store = Workspace.of(settings).store()
@@ -191,6 +223,17 @@ def test_more_probe_tasks_than_there_are_is_said(again: tuple[Settings, Round]) 
     data["evaluation"]["actor_episodes_b"] = 17
     with pytest.raises(ConfigError, match="has 16 tasks, 17 were asked for"):
         learning_round(Settings.model_validate(data))
+
+
+def test_without_general_questions_there_are_no_figures_of_them(again: tuple[Settings, Round]) -> None:
+    settings, _ = again
+    data = settings.model_dump(mode="json")
+    data["evaluation"]["general_questions"] = 0
+    made = learning_round(Settings.model_validate(data))
+    store = Workspace.of(settings).store()
+    assert not [row for row in round_metrics(store, made) if row.subject == "general"]
+    nothing = {"before": None, "after": None, "gain": None}
+    assert summary(store, made)["general"] == {"actor": nothing, "critic": nothing}
 
 
 def test_a_model_folder_without_a_processor_is_refused_before_anything_is_collected(

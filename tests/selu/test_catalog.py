@@ -100,7 +100,7 @@ def test_nested_fields_are_json(store: Store) -> None:
         goal=(Condition(predicate="held", object_type="Mug"),),
         setup=Setup(spawn_seed=3, position=(0.0, 0.9, 1.0), rotation=90.0),
     )
-    with store.create("tasks", artifact_key("tasks", 1, {}, []), {"stage": "tasks"}) as draft:
+    with store.create_oracle("oracle_tasks", artifact_key("tasks", 1, {}, []), {"stage": "tasks"}) as draft:
         write_table(draft.path / "tasks.parquet", [task], Task)
     with Catalog(store.root) as catalog:
         assert catalog.query("SELECT goal->0->>'object_type', (setup->>'spawn_seed')::INT FROM tasks").rows == [

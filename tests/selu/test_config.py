@@ -191,6 +191,7 @@ def test_a_conflict_with_a_value_that_is_wrong_anyway_is_not_told() -> None:
         (["tasks.scenes=FloorPlan31"], "no such scene: 'FloorPlan31'"),
         (["tasks.scenes=floor_plan21"], "did you mean FloorPlan21?"),
         (["tasks.scenes=FloorPlan26"], "belongs to the split transfer"),
+        (["tasks.split=transfer"], "probe set B lies in these scenes"),
         (["tasks.scenes=FloorPlan21,FloorPlan21"], "named more than once"),
         (["tasks.kinds=dance"], "must be one of pick_up, open, close"),
         (["tasks.kinds=[]"], "must not be empty"),
@@ -255,3 +256,15 @@ def test_splits_share_no_scene_and_cover_all() -> None:
     scenes = [scene for split in ("base", "development", "learning", "transfer") for scene in scenes_of_split(split)]
     assert len(scenes) == len(set(scenes)) == 120
     assert scenes_of_split("transfer")[-1] == "FloorPlan430"
+
+
+def test_the_embedded_model_reads_the_prompts_it_was_trained_on_and_others_the_full_ones() -> None:
+    settings = validate_settings({"critic": {"path": "owner/name"}})
+    assert (settings.actor.prompt_style, settings.critic.prompt_style) == ("brief", "full")
+    assert validate_settings({"actor": {"path": "./mine", "prompts": "brief"}}).actor.prompt_style == "brief"
+
+
+@pytest.mark.parametrize("key", ["local_executable_path", "commit_id", "platform"])
+def test_whatever_names_a_player_means_that_it_is_not_the_embedded_one(key: str) -> None:
+    assert validate_settings({}).world.embedded
+    assert not validate_settings({"world": {key: "CloudRendering"}}).world.embedded

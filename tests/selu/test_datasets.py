@@ -23,7 +23,7 @@ from selu.datasets import (
 from selu.errors import ArtifactError
 from selu.frames import encode_picture
 from selu.hindsight import relabel
-from selu.prompting import act_prompt, ask_prompt, verdict_prompt
+from selu.prompting import act_prompt, ask_prompt, question_prompt, verdict_prompt
 from selu.records import Answer, Episode, Frame, Question, Relabel, Step, Verdict
 from selu.self_asking import Claim, ask
 from tests.scripted_model import Script, ScriptedModel, make_episode, picture
@@ -89,6 +89,16 @@ def test_critic_learns_from_verdicts_relabels_and_the_frame_before() -> None:
     assert {("verdict", "b", (2,), "no"), ("before_relabel", "c", (0,), "no")} <= rows
     # Nothing about an instruction whose verdict was not accepted.
     assert not any("box" in row.prompt for row in lineage(dataset))
+
+
+def test_rows_have_the_prompts_that_the_models_are_run_with() -> None:
+    rows = _judged([OPENED, MISSED, OTHER], SCRIPT)
+    shown = {row.prompt for row in lineage(_critic(rows, style="full"))}
+    assert verdict_prompt("open the fridge", "full") in shown
+    assert question_prompt("Is the fridge open?", "full") in shown
+    assert not shown & {row.prompt for row in lineage(_critic(rows))}
+    acted = {row.prompt for row in lineage(_actor(rows, style="full", skill_set="primitives", history=1))}
+    assert act_prompt("open the fridge", ["MoveAhead"], "full", "primitives") in acted
 
 
 def test_each_instruction_has_as_many_yes_as_no_rows() -> None:

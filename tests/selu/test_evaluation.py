@@ -12,6 +12,7 @@ from selu.evaluation import (
     MetricRow,
     Series,
     actor_metrics,
+    critic_label_metrics,
     critic_metrics,
     difference_metric,
     error_correlation,
@@ -65,6 +66,24 @@ def test_actor_figures_keep_every_scheduled_episode() -> None:
     assert rows["malformed_actions"].rate == pytest.approx(1 / 6)
     assert rows["malformed_actions"].n == 6
     assert rows["own_done"].rate == 0.5
+
+
+def test_an_episode_whose_goal_is_unknown_is_neither_success_nor_failure() -> None:
+    made = [make_episode(name, "tidy up", ["Done"], [1, 2]) for name in "abc"]
+    truth = [
+        OracleEpisode(episode_id=name, success=known) for name, known in zip("abc", (True, None, None), strict=True)
+    ]
+    episodes = [episode for episode, _, _ in made]
+    rows = _by_metric(actor_metrics(SERIES, episodes, made[0][1], truth, seed=0, samples=100))
+    assert (rows["success_rate"].rate, rows["success_rate"].n) == (1.0, 1)
+    assert rows["own_done"].n == 3
+    said = Verdict(
+        verdict_id="v", episode_id="b", frame_index=1, instruction="tidy up", verdict="yes", confidence=0.9,
+        evidence="{}", accepted=True, reason="",
+    )  # fmt: skip
+    labels = _by_metric(label_metrics(SERIES, episodes, [said], [], truth, []))
+    assert labels["false_rate"].n == 0
+    assert labels["coverage"].n == 3
 
 
 def _judgements(counts: dict[tuple[Judgement, bool], int]) -> list[Judged]:
@@ -166,32 +185,32 @@ def test_label_quality_counts_what_was_accepted() -> None:
             reason="",
         )
 
-    rows = _by_metric(
-        label_metrics(
-            SERIES,
-            episodes,
-            [
-                verdict("a", "yes"),
-                verdict("b", "yes"),
-                verdict("c", "no"),
-                verdict("d", "unsure", accepted=False),
-                verdict("e", "yes", instruction="pick up the mug"),  # not its own instruction: no label of the episode
-            ],
-            [
-                relabel("c", "pick up the mug"),
-                relabel("d", "turn on the desk lamp"),
-                relabel("d", "tidy the kitchen"),
-                relabel("d", "open the drawer", accepted=False),
-            ],
-            [OracleEpisode(episode_id=name, success=name in "ac") for name in "abcde"],
-            [
-                OracleStep(
-                    episode_id=name, frame_index=1, action_success=True, error_message="", goal_holds=False, facts=FACTS
-                )
-                for name in "abcde"
-            ],
-        )
+    labelled = (
+        SERIES,
+        episodes,
+        [
+            verdict("a", "yes"),
+            verdict("b", "yes"),
+            verdict("c", "no"),
+            verdict("d", "unsure", accepted=False),
+            verdict("e", "yes", instruction="pick up the mug"),  # not its own instruction: no label of the episode
+        ],
+        [
+            relabel("c", "pick up the mug"),
+            relabel("d", "turn on the desk lamp"),
+            relabel("d", "tidy the kitchen"),
+            relabel("d", "open the drawer", accepted=False),
+        ],
+        [OracleEpisode(episode_id=name, success=name in "ac") for name in "abcde"],
+        [
+            OracleStep(
+                episode_id=name, frame_index=frame, action_success=True, error_message="", goal_holds=False, facts=FACTS
+            )
+            for name in "abcde"
+            for frame in (1, 2)
+        ],
     )
+    rows = _by_metric(label_metrics(*labelled))
     assert (rows["false_rate_verdicts"].rate, rows["false_rate_verdicts"].n) == (0.5, 2)
     # The lamp is off, and of tidying nothing is known: both count as false.
     assert rows["false_rate_relabels"].rate == pytest.approx(2 / 3)
@@ -201,3 +220,7 @@ def test_label_quality_counts_what_was_accepted() -> None:
     assert rows["false_rate_no"].rate == 1.0
     assert (rows["coverage"].rate, rows["coverage"].n) == (0.8, 5)
     assert rows["labelled"].rate == 0.8
+    # The critic learns from the mug in e's picture too, which is right, and from the false `no` about c.
+    (everything,) = critic_label_metrics(*labelled)
+    assert (everything.metric, everything.n) == ("false_rate_critic_labels", 7)
+    assert everything.rate == pytest.approx(4 / 7)

@@ -110,9 +110,16 @@ def test_put_is_about_what_was_held_before() -> None:
     assert accepted == {"pick up the mug": 1, "put the mug in the fridge": 2}
 
 
-def test_put_with_nothing_in_hand_is_rejected() -> None:
-    rows = _relabel({**PUT_SCRIPT, (20, "What are you holding?"): "nothing"}, case=PUT)
-    assert [row.reason for row in rows if row.frame_index == 2] == ["nothing was held before"]
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("nothing", "nothing was held before"),
+        ("mug, bowl", "more than one thing was named as held before ('mug, bowl')"),
+    ],
+)
+def test_put_without_one_thing_in_hand_is_rejected(said: str, reason: str) -> None:
+    rows = _relabel({**PUT_SCRIPT, (20, "What are you holding?"): said}, case=PUT)
+    assert [row.reason for row in rows if row.frame_index == 2] == [reason]
 
 
 def test_two_steps_need_the_first_to_hold_still() -> None:

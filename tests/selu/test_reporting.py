@@ -55,7 +55,7 @@ class Played:
     actions: tuple[str, ...]
     said: Judgement
     accepted: bool
-    truth: bool
+    truth: bool | None
     relabel: str = ""
     relabel_accepted: bool = True
     open_types: tuple[str, ...] = ()
@@ -93,6 +93,12 @@ def _put(store: Store, kind: str, name: str, **tables: tuple[Sequence[Record], t
     with store.create(kind, artifact_key(kind, 1, {"name": name}, []), {"stage": kind}) as draft:
         for table, (records, record_type) in tables.items():
             write_table(draft.path / f"{table}.parquet", records, record_type)
+    return draft.ref
+
+
+def _put_tasks(store: Store, name: str, tasks: Sequence[Task]) -> OracleRef:
+    with store.create_oracle("oracle_tasks", artifact_key("tasks", 1, {"name": name}, []), {"stage": "tasks"}) as draft:
+        write_table(draft.path / "tasks.parquet", tasks, Task)
     return draft.ref
 
 
@@ -346,7 +352,7 @@ def make_round(
     ]
     action_rows = [("Instruction: open the fridge\nAction?", "Open(Fridge)", "step", first), rehearsal]
     ref = {
-        "tasks": _put(store, "tasks", "t", tasks=(drawn, Task)),
+        "tasks": _put_tasks(store, "t", drawn),
         "critic_dataset": _dataset(store, "critic", verdict_rows),
         "actor_dataset": _dataset(store, "actor", action_rows),
         "critic_adapter": _adapter(store, "critic"),
@@ -427,6 +433,18 @@ def test_the_headline_and_the_table_say_what_the_round_brought(store: Store, tmp
     ):
         assert shown in page.text
     assert "52.3\u202f% to 64.3\u202f%" in page.text
+
+
+def test_what_a_model_forgot_stands_in_the_table(store: Store, tmp_path: Path) -> None:
+    rows = [
+        *metric_rows(),
+        _metric("general", "before", "A+B", "critic", "accuracy", 0.8, 0.03),
+        _metric("general", "after", "A+B", "critic", "accuracy", 0.65, 0.04),
+        _metric("general", "after", "A+B", "critic", "accuracy_gain", -0.15, 0.04),
+    ]
+    page = _read(store, make_round(store, rows=rows), tmp_path)
+    assert "General questions, critic, A+B" in page.text
+    assert "\u221215.0" in page.text
 
 
 def test_a_change_within_its_interval_is_not_called_one(store: Store, tmp_path: Path) -> None:
@@ -513,7 +531,7 @@ def test_reused_stages_are_marked(store: Store) -> None:
 
 
 def test_truth_the_world_cannot_tell_is_called_unknown(store: Store) -> None:
-    finished = make_round(store, [Played("a", "make me happy", ("Done",), "yes", True, False)])
+    finished = make_round(store, [Played("a", "make me happy", ("Done",), "yes", True, None)])
     aimless = Task(
         task_id="task-a",
         scene="FloorPlan21",
@@ -521,7 +539,7 @@ def test_truth_the_world_cannot_tell_is_called_unknown(store: Store) -> None:
         instruction="make me happy",
         setup=Setup(spawn_seed=0, position=(0.0, 0.9, 0.0), rotation=0.0),
     )
-    tasks = _put(store, "tasks", "user's own", tasks=([aimless], Task))
+    tasks = _put_tasks(store, "user's own", [aimless])
     report = gather(store, finished.model_copy(update={"tasks": tasks}))
     assert [film.truth for pair in report.pairs for group in pair.groups for film in group.films] == [None]
 

@@ -7,10 +7,24 @@ import json
 import pytest
 
 from selu.config import TaskSettings, WorldSettings
+from selu.errors import WorldError
+from selu.frames import is_interaction
+from selu.models.base import Prompt
+from selu.prompting import act_prompt
 from selu.records import Task
-from selu.rollout import PlannerPolicy, RandomPolicy, roll_out
+from selu.rollout import (
+    ActorPolicy,
+    NearMissPolicy,
+    PlannerPolicy,
+    Policy,
+    RandomPolicy,
+    SiblingPolicy,
+    WorldPool,
+    roll_out,
+)
 from selu.worlds.tasks import generate_tasks
 from selu.worlds.thor import PlayerSimulator, ThorWorld
+from tests.scripted_model import ScriptedModel
 
 SETTINGS = WorldSettings()
 
@@ -44,13 +58,79 @@ def test_the_planner_without_noise_always_succeeds(tasks: list[Task]) -> None:
     assert all(o.success for o in made.oracle_episodes)
 
 
+@pytest.mark.parametrize("policy", [NearMissPolicy(), SiblingPolicy()], ids=["near miss", "sibling"])
+def test_a_hard_failure_looks_like_work_and_never_succeeds(tasks: list[Task], policy: NearMissPolicy) -> None:
+    made = roll_out(tasks, range(7), policy, worlds(1))
+    assert not any(o.success for o in made.oracle_episodes)
+    actions = [[s.action for s in made.steps if s.episode_id == e.episode_id] for e in made.episodes]
+    if policy.revision == "near-miss":
+        solved = roll_out(tasks, range(7), PlannerPolicy(), worlds(1))
+        for episode, near in zip(solved.episodes, actions, strict=True):
+            played = [s.action for s in solved.steps if s.episode_id == episode.episode_id]
+            assert near == [*played[: len(near) - 1], "Done"]
+            assert is_interaction(played[len(near) - 1])
+    else:
+        assert sum(any(is_interaction(action) for action in some) for some in actions) >= 4
+
+
+def test_without_a_goal_nobody_knows_whether_it_succeeded(tasks: list[Task]) -> None:
+    made = roll_out([tasks[0].model_copy(update={"goal": ()})], [0], RandomPolicy(), worlds(1))
+    assert [o.success for o in made.oracle_episodes] == [None]
+
+
+def test_what_the_skill_set_lacks_is_no_action(tasks: list[Task]) -> None:
+    settings = WorldSettings(skill_set="primitives", max_steps=2)
+    world = ThorWorld(PlayerSimulator(settings), settings)
+    actor = ActorPolicy(Repeating("Approach(Fridge)"), temperature=0.0, max_new_tokens=4, history=0)
+    made = roll_out(tasks[:1], [0], actor, [world])
+    assert [s.well_formed for s in made.steps] == [False, False]
+
+
 def test_a_recording_does_not_depend_on_how_many_worlds_ran(tasks: list[Task]) -> None:
     one, three = (roll_out(tasks, range(7), RandomPolicy(), worlds(n)) for n in (1, 3))
     assert one == three
 
 
-def test_what_was_lived_holds_no_truth(tasks: list[Task]) -> None:
-    made = roll_out(tasks[:3], range(3), PlannerPolicy(), worlds(1))
+class Repeating(ScriptedModel):
+    """An actor that says the same whatever it is shown."""
+
+    def __init__(self, action: str) -> None:
+        super().__init__({})
+        self.action = action
+
+    def _answer(self, prompt: Prompt) -> tuple[str, float]:
+        return self.action, 0.5
+
+
+@pytest.mark.parametrize("who", ["planner", "actor"])
+def test_what_was_lived_holds_no_truth(tasks: list[Task], who: str) -> None:
+    actor = ActorPolicy(Repeating("RotateRight"), temperature=0.0, max_new_tokens=4, history=3)
+    policy: Policy = PlannerPolicy() if who == "planner" else actor
+    made = roll_out(tasks[:3], range(3), policy, worlds(1))
+    if who == "actor":
+        assert {s.prompt for s in made.steps if s.step == 1} == {
+            act_prompt(task.instruction, ["RotateRight"]) for task in tasks[:3]
+        }
     lived = json.dumps([r.model_dump(mode="json", exclude={"image"}) for r in (*made.episodes, *made.steps)])
     for word in ("success", "goal", "error", "visible", "position", "reward"):
         assert word not in lived
+
+
+def test_players_that_came_up_are_stopped_when_another_did_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    started, stopped = [], []
+
+    class Player:
+        def close(self) -> None:
+            stopped.append(self)
+
+    def start(settings: WorldSettings) -> Player:
+        started.append(None)
+        if len(started) == 2:
+            raise WorldError("no display")
+        return Player()
+
+    monkeypatch.setattr("selu.rollout.make_world", start)
+    with pytest.raises(WorldError, match="no display"), WorldPool(SETTINGS).worlds(4):
+        pass
+    assert len(started) == 4
+    assert len(stopped) == 3

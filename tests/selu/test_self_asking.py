@@ -8,7 +8,7 @@ import pytest
 
 from selu.config import SelfAskingSettings
 from selu.errors import ArtifactError
-from selu.prompting import ask_prompt, verdict_prompt
+from selu.prompting import ask_prompt, question_prompt, verdict_prompt
 from selu.records import Relabel, Verdict
 from selu.self_asking import Claim, ask, contrast_claims, meets, parse_questions
 from tests.scripted_model import Script, ScriptedModel, make_episode
@@ -39,6 +39,26 @@ def test_agreement_of_all_ways_of_asking_is_a_yes_with_its_evidence() -> None:
     assert {entry["question_id"] for entry in evidence["questions"]} == {row.question_id for row in questions}
     assert {entry["spoke_for"] for entry in evidence["questions"]} == {"yes"}
     assert {answer.critic for answer in answers} == {"scripted"}
+
+
+def test_a_model_from_elsewhere_is_asked_in_full() -> None:
+    script: Script = {
+        (None, ask_prompt(INSTRUCTION, "full")): "Is the fridge open? yes.",
+        **{(level, question_prompt(text, "full")): said for (level, text), said in OPEN.items()},
+        (None, verdict_prompt(INSTRUCTION, "full")): "yes",
+    }
+    told: list[tuple[int, int]] = []
+    _, _, (verdict,) = ask(
+        [EPISODE],
+        FRAMES,
+        ScriptedModel(script, prompt_style="full"),
+        SelfAskingSettings(),
+        agree_with_direct=True,
+        progress=lambda done, whole: told.append((done, whole)),
+    )
+    assert (verdict.verdict, verdict.accepted) == ("yes", True)
+    assert told == sorted(told)
+    assert {whole for _, whole in told} == {1}
 
 
 @pytest.mark.parametrize(

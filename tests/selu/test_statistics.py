@@ -38,6 +38,13 @@ def test_interval_is_wider_when_scenes_differ_than_when_episodes_do() -> None:
     assert by_scene.high - by_scene.low > 3 * (mixed.high - mixed.low)
 
 
+def test_one_scene_says_nothing_about_how_scenes_differ() -> None:
+    rate = bootstrap_mean([0.0, 1.0, 1.0], ["a", "a", "a"], seed=0)
+    assert rate.rate == pytest.approx(2 / 3)
+    assert math.isnan(rate.low)
+    assert math.isnan(rate.high)
+
+
 def test_difference_is_paired_and_repeats_for_a_seed() -> None:
     generator = np.random.default_rng(0)
     before = generator.random(200)

@@ -6,7 +6,9 @@ import importlib
 import inspect
 import json
 import pkgutil
+import shutil
 import typing
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,14 +16,27 @@ from prefect import Task
 from pydantic import BaseModel
 
 import selu.tasks
-from selu.config import ModelSettings, WorldSettings
-from selu.errors import ArtifactError
+from selu.config import ModelSettings, TaskKind, WorldSettings
+from selu.errors import ArtifactError, ConfigError, TransientError
 from selu.records import Episode
+from selu.records import Task as HouseholdTask
 from selu.rounds import Workspace
-from selu.store import OracleRef
+from selu.store import OracleRef, read_table
 from selu.tasks.evaluation import balanced_choice
 from selu.tasks.progress import LineDisplay, meter, shown_on
-from selu.tasks.stages import Made, Shard, Stage, make, model_config_of, shards, world_config_of
+from selu.tasks.rollout import PolicyChoice, freeze_probe
+from selu.tasks.stages import (
+    Made,
+    MadeWithTruth,
+    Model,
+    Shard,
+    Stage,
+    make,
+    make_with_truth,
+    model_config_of,
+    shards,
+    world_config_of,
+)
 from tests.tasks.stage_versions import RECORDED, all_stages, code_digest
 
 STAGE = Stage(name="test", version=1, modules=())
@@ -81,6 +96,67 @@ def test_a_failed_stage_leaves_nothing(tmp_path: Path) -> None:
     assert not [path for path in workspace.store_root.rglob("*") if path.is_file()]
 
 
+def _make_pair(workspace: Workspace, said: str, true: str) -> MadeWithTruth:
+    def compute(path: Path, report: object) -> Callable[[Path], None]:
+        def write_truth(sealed: Path) -> None:
+            (sealed / "true.txt").write_text(true)
+
+        (path / "said.txt").write_text(said)
+        return write_truth
+
+    return make_with_truth(workspace, STAGE, Shard(stage="test"), ("things", "oracle"), compute, config={})
+
+
+def _texts(workspace: Workspace, made: MadeWithTruth) -> tuple[str, str]:
+    store = workspace.store()
+    return (store.path(made.ref) / "said.txt").read_text(), (store.path(made.oracle) / "true.txt").read_text()
+
+
+@pytest.mark.parametrize("lost", ["ref", "oracle"])
+def test_half_of_a_pair_is_no_pair(lost: str, tmp_path: Path) -> None:
+    workspace = Workspace(data_dir=tmp_path)
+    first = _make_pair(workspace, "a", "about a")
+    assert _make_pair(workspace, "b", "about b").cached
+    shutil.rmtree(workspace.store().path(getattr(first, lost)))
+    again = _make_pair(workspace, "a", "about a")
+    assert not again.cached
+    assert (again.ref, again.oracle) == (first.ref, first.oracle)
+
+
+@pytest.mark.parametrize("lost", ["ref", "oracle"])
+def test_truth_is_never_taken_for_that_about_other_bytes(lost: str, tmp_path: Path) -> None:
+    workspace = Workspace(data_dir=tmp_path)
+    shutil.rmtree(workspace.store().path(getattr(_make_pair(workspace, "a", "about a"), lost)))
+    with pytest.raises(TransientError):
+        _make_pair(workspace, "b", "about b")
+    assert _texts(workspace, _make_pair(workspace, "c", "about c")) == ("c", "about c")
+    assert _make_pair(workspace, "d", "about d").cached
+
+
+def test_a_model_that_acts_is_keyed_by_its_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    acting = PolicyChoice(model=Model(settings=ModelSettings()))
+    before, scripted = acting.config(), PolicyChoice(kind="planner").config()
+    monkeypatch.setattr("selu.tasks.rollout.prompts_digest", lambda: "others")
+    assert acting.config() != before
+    assert PolicyChoice(kind="planner").config() == scripted
+
+
+def test_a_probe_has_the_practised_kinds_in_turn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    workspace = Workspace(data_dir=tmp_path)
+
+    def kinds(count: int, *wanted: TaskKind) -> list[str]:
+        made = freeze_probe.fn(workspace, Shard(stage="tasks"), "probe_a", count, wanted)
+        tasks = read_table(workspace.store().path(made.oracle) / "tasks.parquet", HouseholdTask)
+        assert len(tasks) == made.count
+        return [task.kind for task in tasks]
+
+    assert kinds(6, "open", "pick_up") == ["pick_up", "open"] * 3
+    assert kinds(100, "slice") == ["slice"] * 60
+    assert "60 tasks of the kinds slice, all of which are taken; 100 were asked for" in caplog.text
+    with pytest.raises(ConfigError, match="has 540 tasks, 541 were asked for"):
+        kinds(541, "open")
+
+
 def test_shards_cover_everything_once() -> None:
     parts = shards("rollout", 12, 5)
     assert [(part.start, part.stop) for part in parts] == [(0, 5), (5, 10), (10, 12)]
@@ -92,6 +168,9 @@ def test_patience_and_batch_size_are_not_part_of_a_result() -> None:
     assert world_config_of(WorldSettings(step_timeout=9)) == world_config_of(WorldSettings())
     assert world_config_of(WorldSettings(width=64)) != world_config_of(WorldSettings())
     assert model_config_of(ModelSettings(batch_size=1)) == model_config_of(ModelSettings())
+    assert model_config_of(ModelSettings(device="cuda:1")) == model_config_of(ModelSettings(device="cuda"))
+    assert model_config_of(ModelSettings(device="cuda")) != model_config_of(ModelSettings())
+    assert model_config_of(ModelSettings(threads=1)) != model_config_of(ModelSettings())
     assert model_config_of(ModelSettings(max_new_tokens=5)) != model_config_of(ModelSettings())
 
 
@@ -102,17 +181,21 @@ def test_ground_truth_is_no_artifact_reference() -> None:
 
 
 def test_only_evaluation_is_given_ground_truth() -> None:
-    takes_truth = set()
+    takes_truth: dict[str, set[str]] = {}
     for module in pkgutil.iter_modules(selu.tasks.__path__, "selu.tasks."):
         loaded = importlib.import_module(module.name)
         for task in vars(loaded).values():
             if isinstance(task, Task) and task.fn.__module__ == module.name:
                 hints = typing.get_type_hints(inspect.unwrap(task.fn))
                 hints.pop("return", None)
-                if any("OracleRef" in str(hint) or _holds_truth(hint) for hint in hints.values()):
-                    takes_truth.add(module.name)
-    # A finished round names its ground truth for the reader of its report.
-    assert takes_truth == {"selu.tasks.evaluation", "selu.tasks.reporting"}
+                taken = {name for name, hint in hints.items() if "OracleRef" in str(hint) or _holds_truth(hint)}
+                if taken:
+                    takes_truth.setdefault(module.name, set()).update(taken)
+    # The world must know where an episode starts, and what for. A finished round names its ground truth for the reader
+    # of its report.
+    assert takes_truth.pop("selu.tasks.rollout") == {"tasks"}
+    assert takes_truth.pop("selu.tasks.reporting") == {"finished"}
+    assert set(takes_truth) == {"selu.tasks.evaluation"}
 
 
 def _holds_truth(hint: object) -> bool:
