@@ -96,7 +96,8 @@ def _watched(
         console.print(shown(frame, console.width))
         console.print(action)
     done = recording.oracle_episodes[0].success
-    console.print("The goal holds." if done else "The goal does not hold.")
+    told = {True: "The goal holds.", False: "The goal does not hold.", None: "Nobody knows this instruction's goal."}
+    console.print(told[done])
     return film
 
 

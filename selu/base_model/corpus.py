@@ -8,6 +8,8 @@ whether an instruction was done. Whether an instruction *was* done is never aske
 
 from __future__ import annotations
 
+import re
+
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -301,6 +303,8 @@ class Turn(NamedTuple):
 
 
 NOTHING = "nothing"
+STATED = 0.25
+"""Share of the yes/no questions that are put as a statement to be confirmed."""
 SIDES = ("left", "centre", "right")
 
 
@@ -388,7 +392,21 @@ def question_turns(
             turns.append(
                 Turn("distance", f"How far is the {say[k]}?", "near" if frames.distance[i, k] < 1.5 else "far")
             )
-    return turns[:count]
+    return [t._replace(question=_as_statement(t.question)) if rng.random() < STATED else t for t in turns[:count]]
+
+
+_STATES = re.compile(
+    r"Is the (.+?) (open|closed|on|off|broken|sliced|in view|in your hand|in or on the .+)\?|Are you (holding the .+)\?"
+)
+
+
+def _as_statement(question: str) -> str:
+    """A yes/no question as a statement to be confirmed; any other question as it is."""
+    found = _STATES.fullmatch(question)
+    if found is None:
+        return question
+    thing, state, deed = found.groups()
+    return f"Statement: {f'the {thing} is {state}' if deed is None else f'you are {deed}'}. Is it true?"
 
 
 def _caption(say: Sequence[str], present: Sequence[int], pixels: NDArray[np.int32], hand: str) -> str:
@@ -417,7 +435,9 @@ def instructions() -> list[tuple[str, str]]:
     ):
         rows += [(f"{verb} the {say(t)}", f"Is the {say(t)} in view? yes; Is the {say(t)} {state}? yes") for t in types]
     for t in PICKUPABLE:
-        asked = f"Is the {say(t)} in view? yes; Is the {say(t)} in or on the {{}}? yes; Are you holding the {say(t)}? no"
+        asked = (
+            f"Is the {say(t)} in view? yes; Is the {say(t)} in or on the {{}}? yes; Are you holding the {say(t)}? no"
+        )
         rows += [(put_instruction(t, r), asked.format(say(r))) for r in RECEPTACLES]
     return rows
 
@@ -461,6 +481,8 @@ _FORMS = (
     "Can you see the {}?",
     "Where is the {}?",
     "How far is the {}?",
+    "Statement: the {} is open. Is it true?",
+    "Statement: you are holding the {}. Is it true?",
     "Describe the picture.",
     "{}, {}",
     "I see a {}, a {}. I hold {}.",

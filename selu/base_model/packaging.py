@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFast
 
-from selu.base_model.corpus import Demonstrations, FrameSet, question_turns
+from selu.base_model.corpus import Demonstrations, FrameSet, language_turns, question_turns
 from selu.base_model.processor import save_household_processor
 from selu.frames import encode_picture
 
@@ -38,12 +38,13 @@ _SCHEMA = pa.schema(
 
 
 def replay_table(frames: FrameSet, demonstrations: Demonstrations, questions: int, steps: int, seed: int) -> pa.Table:
-    """``questions`` rows of questions about frames and ``steps`` rows of demonstrations, drawn by the seed."""
+    """``questions`` rows of questions (and of what to ask) and ``steps`` rows of demonstrations, drawn by the seed."""
     rng = np.random.default_rng(seed)
     absent = (frames.pixels >= 32).mean(0) + 0.002
     rows: list[dict[str, Any]] = []
     for i in rng.choice(len(frames), questions, replace=False):
-        turns = question_turns(frames, int(i), rng, absent, 8)
+        # One in four rehearses which questions to ask.
+        turns = language_turns(rng, 1) if rng.random() < 0.25 else question_turns(frames, int(i), rng, absent, 8)
         turn = turns[int(rng.integers(len(turns)))]
         rows.append(_row(turn.question, turn.answer, frames.rgb[i], turn.kind, f"FloorPlan{int(frames.scene[i])}"))
     rows += [

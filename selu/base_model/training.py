@@ -371,7 +371,9 @@ class Pretrainer:
         absent = (frames.pixels >= 32).mean(0) + 0.002
         seen, shown = self.image_tokens_of(frames.rgb), self.image_tokens_of(demonstrations.rgb)
         trained = [*self.model.model.text_model.parameters()]
-        optimizer = torch.optim.AdamW(trained, recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
+        optimizer = torch.optim.AdamW(
+            trained, recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
+        )
         started, losses = time.monotonic(), []
         self.model.train()
         for step in range(recipe.steps):
