@@ -164,7 +164,7 @@ class TaskSettings(_Section):
     instructions: UserPath | None = Field(
         default=None, description="a file with one instruction a line, taken as it is in place of drawn tasks"
     )
-    episodes: int = Field(default=320, ge=1, le=1_000_000, description="trajectories collected in a round")
+    episodes: int = Field(default=640, ge=1, le=1_000_000, description="trajectories collected in a round")
 
 
 class RolloutSettings(_Section):
@@ -263,7 +263,7 @@ class FinetuningSettings(_Section):
         default="language", description="which linear layers get an adapter: the text side, with the connector, or all"
     )
     learning_rate: float = Field(default=1e-3, gt=0.0, le=1.0, description="peak learning rate")
-    epochs: float = Field(default=3.0, gt=0.0, le=1000.0, description="passes over the dataset version")
+    epochs: float = Field(default=4.0, gt=0.0, le=1000.0, description="passes over the dataset version")
     max_steps: int = Field(default=-1, ge=-1, description="optimiser steps in place of epochs; -1: as epochs say")
     batch_size: int = Field(default=32, ge=1, le=4096, description="rows in an optimiser step")
     warmup_ratio: float = Field(default=0.05, ge=0.0, lt=1.0, description="share of the steps that warm up")
@@ -325,8 +325,9 @@ class Settings(_Section):
     critic_finetuning: FinetuningSettings = Field(
         default_factory=FinetuningSettings, description="the critic's LoRA fine-tuning"
     )
+    # The actor has a fifth of the critic's rows.
     actor_finetuning: FinetuningSettings = Field(
-        default_factory=FinetuningSettings, description="the actor's LoRA fine-tuning"
+        default=FinetuningSettings(epochs=12.0), description="the actor's LoRA fine-tuning"
     )
     evaluation: EvaluationSettings = Field(
         default_factory=EvaluationSettings, description="sizes of the frozen, held-out probes"
