@@ -9,7 +9,6 @@ whether an instruction was done. Whether an instruction *was* done is never aske
 from __future__ import annotations
 
 import re
-
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
