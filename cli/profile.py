@@ -9,6 +9,7 @@ import json
 import os
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,11 +61,11 @@ def use_profile(prefect_home: Path, *, verbose: bool = False) -> None:
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-        # Names that change in the next major version are for their authors, not for whoever runs a round.
-        "PYTHONWARNINGS": "ignore::FutureWarning",
     }
     for name, value in values.items():
         os.environ.setdefault(name, value)
+    # Names that change in the next major version are for their authors, not for whoever runs a round.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.|trl\.|peft\.")
     if "PREFECT_API_URL" not in os.environ:
         url = _running_server(prefect_home)
         if url is not None:
