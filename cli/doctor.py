@@ -85,8 +85,10 @@ def _disk(settings: Settings) -> Iterator[Finding]:
 
 def _model(settings: Settings, name: str) -> str:
     from selu.models import model_revision
+    from selu.models.transformers_engine import resolve_device
 
     model = settings.actor if name == "actor" else settings.critic
+    resolve_device(model.device)
     return f"{model.path}, revision {model_revision(model)[:12]}, {model.dtype} on {model.device}"
 
 

@@ -107,16 +107,18 @@ def _run_flow(settings: Settings, start: Callable[[], R], *, verbose: bool) -> R
 
     def stop(number: int, frame: FrameType | None) -> None:
         # Once: tasks stop at their next sign of progress. Twice: at once; nothing half-written is ever read.
-        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+        signal.signal(number, lambda *_: os._exit(128 + number))
         progress.interrupt()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, stop)
+    # Schedulers, containers and `timeout` ask with SIGTERM.
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with quiet_heartbeat(), progress.shown_on(_err):
             return start()
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # Learning ------------------------------------------------------------------------------------------------------------
@@ -284,32 +286,36 @@ def report(
 
 
 def _report_path(settings: Settings, finished: Round) -> Path:
-    from selu.reporting import write_report
+    from selu.reporting import report_path, write_report
     from selu.rounds import Workspace
 
     workspace = Workspace.of(settings)
-    return write_report(workspace.store(), finished, workspace.reports)
+    written = report_path(finished, workspace.reports)
+    return written if written.is_file() else write_report(workspace.store(), finished, workspace.reports)
 
 
 def _cell(figure: dict[str, Any] | None) -> str:
     if figure is None or figure["rate"] is None:
         return "-"
     low, high = figure["ci95"]
-    interval = "" if low is None or high is None else f" [dim]{low:.3f} .. {high:.3f}[/dim]"
-    return f"{figure['rate']:.3f}{interval}"
+    interval = "" if low is None or high is None else f" [dim]{100 * low:.1f}..{100 * high:.1f}[/dim]"
+    return f"{100 * figure['rate']:.1f}{interval}"
 
 
 def _print_summary(figures: dict[str, Any]) -> None:
     _out.print(f"[bold]{figures['run']}, round {figures['round']}[/bold]")
-    table = Table("", "before", "after", "gain", "n", box=None, header_style="bold")
+    table = Table("percent, 95 % interval", box=None, header_style="bold", padding=(0, 1, 0, 0))
+    for heading in ("before", "after", "gain", "n"):
+        table.add_column(heading, no_wrap=True)
     for name, part in (
-        ("critic, direct verdict, probe A", figures["critic"]),
-        ("critic, self-asking, probe A", figures["critic"]["self_asking"]),
-        ("critic, direct verdict, probe B", figures["critic"]["probe_b"]),
-        ("actor, probe A", figures["actor"]),
-        ("actor, probe B", figures["actor"]["probe_b"]),
-        ("critic, general questions", figures["general"]["critic"]),
-        ("actor, general questions", figures["general"]["actor"]),
+        ("critic, verdict, A", figures["critic"]),
+        ("critic, verdict, B", figures["critic"]["probe_b"]),
+        ("critic, asking, A", figures["critic"]["self_asking"]),
+        ("critic, asking, B", figures["critic"]["self_asking"]["probe_b"]),
+        ("actor, A", figures["actor"]),
+        ("actor, B", figures["actor"]["probe_b"]),
+        ("critic, general", figures["general"]["critic"]),
+        ("actor, general", figures["general"]["actor"]),
     ):
         if part["before"] is not None:
             cells = [_cell(part[phase]) for phase in ("before", "after", "gain")]
@@ -317,15 +323,21 @@ def _print_summary(figures: dict[str, Any]) -> None:
     _out.print(table)
     labels = figures["labels"]
     if labels["coverage"] is not None:
-        false = "-" if labels["false_rate"] is None else f"{labels['false_rate']:.3f}"
+        false = "unknown" if labels["false_rate"] is None else f"{100 * labels['false_rate']:.1f} %"
         _out.print(
-            f"Labels that say done: {labels['n']} on {labels['episodes']} episodes (from a share of"
-            f" {labels['coverage']:.3f}), share of false ones {false}; any accepted label: from a share of"
-            f" {labels['labelled']:.3f}"
+            f"Labels that say done: {labels['n']}, on {100 * labels['coverage']:.1f} % of"
+            f" {labels['episodes']} episodes; false: {false}."
         )
+        _out.print(f"Episodes with any accepted label: {100 * labels['labelled']:.1f} %.")
     if labels["before"]["critic_labels"] is not None:
-        _out.print(f"False among all labels that the critic learned from: {_cell(labels['before']['critic_labels'])}")
-    _out.print(f"Seconds: {sum(figures['seconds'].values()):.1f}; reused: {', '.join(figures['cached']) or 'nothing'}")
+        _out.print(
+            f"False among all labels that the critic learned from: {_cell(labels['before']['critic_labels'])} %."
+        )
+    made = sum(figures["made_in_seconds"].values())
+    _out.print(
+        f"Seconds: {sum(figures['seconds'].values()):.1f} ({made:.1f} to make all of it); "
+        f"reused: {', '.join(figures['cached']) or 'nothing'}"
+    )
 
 
 @app.command()

@@ -325,7 +325,10 @@ def summary(store: Store, finished: Round) -> dict[str, Any]:
         "critic": {
             **critic,
             "probe_b": _before_and_after(rows, "critic", "B", "direct", "balanced_accuracy"),
-            "self_asking": _before_and_after(rows, "critic", "A", "self_asking", "balanced_accuracy"),
+            "self_asking": {
+                **_before_and_after(rows, "critic", "A", "self_asking", "balanced_accuracy"),
+                "probe_b": _before_and_after(rows, "critic", "B", "self_asking", "balanced_accuracy"),
+            },
         },
         "actor": {**actor, "probe_b": _before_and_after(rows, "actor", "B", "selu", "success_rate")},
         "labels": {

@@ -18,8 +18,12 @@ def check_models(workspace: Workspace, models: Mapping[str, Model]) -> dict[str,
     """Revisions of models by the names given.
 
     Raises:
-        ConfigError: a model is missing or incomplete, or an adapter is for another one.
+        ConfigError: a model is missing or incomplete, its device is not there, or an adapter is for another one.
         TerminalError: the data folder cannot be written.
     """
+    from selu.models.transformers_engine import resolve_device
+
     store = workspace.store()
+    for model in models.values():
+        resolve_device(model.settings.device)
     return {name: model.revision(store) for name, model in models.items()}

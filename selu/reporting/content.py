@@ -215,7 +215,7 @@ def _references(rows: Sequence[MetricRow]) -> tuple[Comparison, ...]:
 
 
 def _share(value: float) -> str:
-    return f"{100 * value:.0f} %" if math.isfinite(value) else "–"
+    return f"{100 * value:.1f} %" if math.isfinite(value) else "–"
 
 
 def _pick(comparisons: Iterable[Comparison], label: str, probe: str) -> Comparison | None:
@@ -260,6 +260,11 @@ def _sentences(comparisons: Sequence[Comparison], rows: Sequence[MetricRow]) -> 
             else:
                 change = "did not change measurably"
             found.append(f"The {who} {change} {where} ({size}).")
+    for item in comparisons:
+        lost = item.gain is not None and math.isfinite(item.gain.high) and item.gain.high < 0
+        if lost and item.gain is not None and item.label not in ("Critic, asked directly", "Actor"):
+            size = f"{100 * item.gain.rate:+.1f} points".replace("-", "\u2212")
+            found.append(f"It cost something: {item.label}, probe {item.probe}, got worse ({size}).")
     labels = find_metric(rows, subject="labels", phase="after", probe="learning", method="selu", metric="false_rate")
     if labels is not None and labels.n:
         found.append(f"Of the {labels.n} “done” labels that taught the actor, {_share(labels.rate)} were false.")

@@ -109,7 +109,9 @@ class ControllerSimulator:
             if settings.commit_id is not None:
                 arguments["commit_id"] = settings.commit_id
             if settings.platform is not None:
-                arguments["platform"] = settings.platform
+                import ai2thor.platform
+
+                arguments["platform"] = getattr(ai2thor.platform, settings.platform)
             if settings.x_display is not None:
                 arguments["x_display"] = settings.x_display
         else:
