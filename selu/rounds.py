@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -52,17 +52,7 @@ StageName = Literal[
     "evaluation",
 ]
 
-ROUND_STAGES: tuple[StageName, ...] = (
-    "rollout",
-    "frames",
-    "self_asking",
-    "hindsight",
-    "critic_dataset",
-    "critic_finetuning",
-    "rejudging",
-    "actor_finetuning",
-    "evaluation",
-)
+ROUND_STAGES: tuple[StageName, ...] = get_args(StageName)
 """The nine steps of a round, in their order."""
 
 _KIND, _FILE = "round", "round.json"

@@ -7,7 +7,6 @@ and, through the word embeddings, at the connector.
 
 from __future__ import annotations
 
-import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -474,13 +473,3 @@ def _accuracy(kind: str, rows: Sequence[tuple[str, bool]]) -> float:
     for answer, ok in rows:
         by_answer[answer].append(ok)
     return float(np.mean([np.mean(v) for v in by_answer.values()]))
-
-
-def write_jsonl(path: Path) -> Callable[[dict[str, Any]], None]:
-    """A reporter that appends rows to a file."""
-
-    def report(row: dict[str, Any]) -> None:
-        with path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-
-    return report
