@@ -29,6 +29,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from selu.errors import ConfigError, TerminalError
+from selu.examples import Examples
 from selu.models.transformers_engine import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -123,15 +124,29 @@ def finetune(
             processing_class=processor,
             callbacks=callbacks,
         )
-        collate = trainer.data_collator
-        # Copied for aligned memory, as in `load_weights`: the processor's arrays are numpy's.
-        trainer.data_collator = lambda examples: {key: value.clone() for key, value in collate(examples).items()}
+        _collate_once(trainer, settings.target)
         # It prints every log line; progress is told through `progress`.
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         _save(trainer.model, out, label=source.label, revision=source.revision)
     write_table(out / "curves.parquet", curve.points, CurvePoint)
     return curve.points
+
+
+def _collate_once(trainer: Any, target: str) -> None:
+    """Let the trainer read rows that were collated, and whose pictures were looked at, once for all epochs.
+
+    Where that cannot be (adapters that change what is seen, an architecture that takes no features), it goes on as it is.
+    """
+    collate = trainer.data_collator
+    if target == "language":
+        padding = trainer.processing_class.tokenizer.pad_token_id
+        examples = Examples.of(trainer.train_dataset, collate, trainer.model.get_base_model(), padding)
+        if examples is not None:
+            trainer.train_dataset, trainer.data_collator = examples, examples.collate
+            return
+    # Copied for aligned memory, as in `load_weights`: the processor's arrays are numpy's.
+    trainer.data_collator = lambda rows: {key: value.clone() for key, value in collate(rows).items()}
 
 
 def _trainer_settings(
@@ -148,6 +163,7 @@ def _trainer_settings(
         lr_scheduler_type="linear",
         max_length=None,
         completion_only_loss=True,
+        remove_unused_columns=False,
         # Recomputing activations pays only where memory is short.
         gradient_checkpointing=device.type != "cpu",
         bf16=False,
