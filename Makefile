@@ -1,8 +1,9 @@
 # make round   one round of self-learning with its report (installs what it needs first)
 # make test    lint, types, import contract, tests
+# make compare SELU beside other methods, over several seeds (days; goes on where it was stopped)
 # make ui      Prefect's UI on the same runs
 #
-# SETTINGS="seed=7 data_dir=/big/disk"   settings for round and ui
+# SETTINGS="seed=7 data_dir=/big/disk"   settings for round, compare and ui
 # PYTHON=python3.12                      another interpreter
 # TORCH_INDEX=...                        a package index to take torch from; on Linux the default index carries builds
 #                                        for CUDA of several gigabytes, an index of CPU builds makes that 200 MB
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TORCH := $(shell grep '^torch==' requirements.lock)
 
-.PHONY: round test check ui clean install
+.PHONY: round compare test check ui clean install
 .DEFAULT_GOAL := round
 
 round: $(READY)
@@ -28,6 +29,9 @@ check: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+
+compare: $(READY)
+	@$(BIN)/selu compare $(SETTINGS)
 
 ui: $(READY)
 	@$(BIN)/selu ui $(SETTINGS)

@@ -165,11 +165,13 @@ def _learn(settings: Settings, verbose: bool) -> None:
 
     finished = _run_flow(settings, start, verbose=verbose)
     from selu.reporting import report_path
-    from selu.rounds import Workspace, summary
+    from selu.rounds import Workspace, run_summary
 
     workspace = Workspace.of(settings)
-    for item in finished:
-        _print_summary(summary(workspace.store(), item))
+    figures = run_summary(workspace.store(), finished[-1])
+    for item in figures["rounds"]:
+        _print_summary(item)
+    _print_gain_from_base(figures)
     _out.print(f"Report: {report_path(finished[-1], workspace.reports)}", soft_wrap=True)
 
 
@@ -243,6 +245,64 @@ def evaluate(
     _out.print(table)
 
 
+@app.command()
+@_says_errors
+def compare(
+    config: ConfigOption = None,
+    overrides: Overrides = None,
+    methods: Annotated[
+        str | None,
+        typer.Option("--methods", "-m", metavar="A,B", help="Only these; they are named as the files in selu/methods."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds of SELU, counted up from the setting seed.")] = 5,
+    rounds: Annotated[int, typer.Option("--rounds", "-n", help="Rounds of SELU.")] = 8,
+    baseline_seeds: Annotated[int, typer.Option(help="Seeds of every other method.")] = 3,
+    baseline_rounds: Annotated[int, typer.Option(help="Rounds of every other method.")] = 2,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FOLDER", help="Copy tables and plots there, after each run.")
+    ] = None,
+    draw_only: Annotated[
+        bool, typer.Option("--draw-only", help="Draw what the store has by now, without running anything.")
+    ] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run SELU [b]beside other methods[/b] over several seeds: baselines, ablations, an upper bound.
+
+    The first seed of every method comes first, then the second; tables and plots are drawn again after each run. A run
+    that was stopped goes on where it stopped, and stages that methods share are made once. With the default numbers this
+    takes days on two CPU cores.
+
+    [dim]selu compare
+    selu compare --methods selu,lmsi,self_consistency --seeds 3 --rounds 4
+    selu compare --draw-only --out results/comparison[/dim]
+    """
+    settings = _settings(config, overrides)
+    names = [name.strip() for name in (methods or "").split(",") if name.strip()]
+    numbers = {
+        "seeds": seeds,
+        "rounds": rounds,
+        "baseline_seeds": baseline_seeds,
+        "baseline_rounds": baseline_rounds,
+    }
+    from selu.comparison import plan_comparison
+
+    plan = plan_comparison(settings, names, **numbers)  # what cannot be is said before anything starts
+
+    def start() -> Path:
+        from selu.flows.comparison import comparison
+
+        return comparison(settings, names, out=out, **numbers)
+
+    if draw_only:
+        from selu.comparison.writing import draw
+        from selu.rounds import Workspace
+
+        readme = draw(Workspace.of(settings), plan, out)[0]
+    else:
+        readme = _run_flow(settings, start, verbose=verbose)
+    _out.print(f"Comparison: {out / readme.name if out else readme}", soft_wrap=True)
+
+
 def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
 
@@ -268,15 +328,18 @@ def report(
     selu report --json | jq .actor.after[/dim]
     """
     settings = _settings(config, overrides)
-    from selu.rounds import Workspace, latest_round, summary
+    from selu.rounds import Workspace, latest_round, round_line, run_summary
 
     store = Workspace.of(settings).store()
     finished = latest_round(store, run)
-    figures = summary(store, finished)
+    figures = run_summary(store, finished)
     if as_json:
         print(json.dumps(figures, indent=2))
     else:
+        for item in figures["rounds"] if len(figures["rounds"]) > 1 else ():
+            _out.print(escape(round_line(item)), soft_wrap=True)
         _print_summary(figures)
+        _print_gain_from_base(figures)
     if open_it or not as_json:
         path = _report_path(settings, finished)
         if not as_json:
@@ -300,6 +363,16 @@ def _cell(figure: dict[str, Any] | None) -> str:
     low, high = figure["ci95"]
     interval = "" if low is None or high is None else f" [dim]{100 * low:.1f}..{100 * high:.1f}[/dim]"
     return f"{100 * figure['rate']:.1f}{interval}"
+
+
+def _print_gain_from_base(figures: dict[str, Any]) -> None:
+    gains = figures["gain_from_base"]
+    if len(figures["rounds"]) > 1 and gains is not None:
+        named = (("critic A", "critic"), ("B", "critic_probe_b"), ("actor A", "actor"), ("B", "actor_probe_b"))
+        told = ", ".join(f"{words} {_cell(gains[key])}" for words, key in named)
+        _out.print(f"Gain from the base over {len(figures['rounds'])} rounds: {told}", soft_wrap=True)
+    if figures["stopped"]:
+        _out.print(escape(figures["stopped"]), soft_wrap=True)
 
 
 def _print_summary(figures: dict[str, Any]) -> None:
@@ -333,6 +406,9 @@ def _print_summary(figures: dict[str, Any]) -> None:
         _out.print(
             f"False among all labels that the critic learned from: {_cell(labels['before']['critic_labels'])} %."
         )
+    for item in figures["guards"]:
+        judged = {None: "", True: "; by the oracle not wrong", False: "; by the oracle [red]wrong[/red]"}[item["right"]]
+        _out.print(f"Guard: {escape(item['reason'])[:-1]}{judged}.", soft_wrap=True)
     made = sum(figures["made_in_seconds"].values())
     _out.print(
         f"Seconds: {sum(figures['seconds'].values()):.1f} ({made:.1f} to make all of it); "

@@ -14,7 +14,8 @@ from typing import Literal
 from prefect import flow
 from pydantic import Field
 
-from selu.config import Settings
+from selu.config import SelfAskingSettings, Settings
+from selu.evaluation import Phase
 from selu.flows.ledger import Account, one_at_a_time
 from selu.rounds import Workspace
 from selu.seeds import derived_seed
@@ -23,17 +24,18 @@ from selu.tasks.evaluation import (
     ActorRun,
     CriticRun,
     LabelRun,
+    OwnRun,
     freeze_critic_probe,
     measure_actor,
     measure_critic,
     measure_labels,
 )
 from selu.tasks.general import GeneralRun, answer_general_questions, measure_general
-from selu.tasks.judging import judge_probe
+from selu.tasks.judging import judge_own, judge_probe
 from selu.tasks.rollout import PolicyChoice, freeze_probe, roll_out_shard
 from selu.tasks.stages import Model, Outcome, Shard, Value, shards
 
-__all__ = ["Contestants", "Evaluated", "Learned", "evaluation"]
+__all__ = ["Candidates", "Contestants", "Evaluated", "Learned", "evaluation"]
 
 _SEED = derived_seed(0, "evaluation")
 
@@ -53,6 +55,13 @@ class Contestants(Value):
 
     actor: Model
     critic: Model
+
+
+class Candidates(Value):
+    """Models whose new adapters guards refused: what they would have been, for the report to say who was right."""
+
+    actor: Model | None = None
+    critic: Model | None = None
 
 
 class Learned(Value):
@@ -83,27 +92,55 @@ def evaluation(
     learned: Learned | None,
     run: str,
     round_number: int,
+    rejected: Candidates | None = None,
 ) -> Evaluated:
-    """Evaluate models, and the labels that a round made if `learned` says which."""
+    """Evaluate models, and the labels that a round made if `learned` says which; `rejected` ones under that phase."""
     workspace, sizes = Workspace.of(settings), settings.evaluation
+    asking = settings.self_asking
+    if asking.by != "self_asking":
+        # Every method's critic is asked in the same two ways, whoever judged what it learned from: what is set for
+        # another judge (its confidence, its votes) is not about questions.
+        asking = SelfAskingSettings.model_validate(
+            asking.model_dump(include={"paraphrases", "agreement", "max_questions", "max_new_tokens"})
+        )
     account = Account()
     actor_runs: list[ActorRun] = []
     critic_runs: list[CriticRun] = []
+    own_runs: list[OwnRun] = []
     probes: list[tuple[Literal["A", "B"], Literal["probe_a", "probe_b"], int, int]] = [
         ("A", "probe_a", sizes.actor_episodes_a, sizes.critic_episodes_a),
         ("B", "probe_b", sizes.actor_episodes_b, sizes.critic_episodes_b),
     ]
-    contestants: list[tuple[Literal["before", "after"], Contestants]] = [("before", before)]
-    if after is not None:
-        contestants.append(("after", after))
+    contestants: list[tuple[Phase, Contestants | Candidates]] = [("before", before)]
+    contestants += [("after", after)] if after is not None else []
+    contestants += [("rejected", rejected)] if rejected is not None else []
+    actors = [(phase, pair.actor) for phase, pair in contestants if pair.actor is not None]
+    critics = [(phase, pair.critic) for phase, pair in contestants if pair.critic is not None]
 
     for probe, name, actor_episodes, critic_episodes in probes:
         if actor_episodes:
-            for phase, pair in contestants:
-                policy = PolicyChoice(model=pair.actor, temperature=sizes.temperature, history=settings.rollout.history)
+            for phase, actor in actors:
+                policy = PolicyChoice(model=actor, temperature=sizes.temperature, history=settings.rollout.history)
                 label = f"evaluation: actor {phase}, probe {probe}"
                 episodes, oracle = _record(account, workspace, settings, label, name, actor_episodes, policy)
                 actor_runs.append(ActorRun(phase=phase, probe=probe, method="selu", episodes=episodes, oracle=oracle))
+        if actor_episodes and probe == "A":
+            # One actor for all critics, so that they can be compared: the one that is in use now.
+            current = next(item for item in reversed(actor_runs) if item.phase != "rejected")
+            for phase, critic in critics:
+                own = account.one(
+                    judge_own.submit(
+                        workspace,
+                        Shard(stage=f"evaluation: critic {phase} on the actor's own, probe {probe}"),
+                        current.episodes,
+                        critic,
+                    )
+                )
+                own_runs.append(
+                    OwnRun(
+                        phase=phase, probe=probe, episodes=current.episodes, oracle=current.oracle, judgements=own.ref
+                    )
+                )
         if critic_episodes:
             recordings: dict[str, Sequence[ArtifactRef]] = {}
             truths: dict[str, Sequence[OracleRef]] = {}
@@ -127,14 +164,14 @@ def evaluation(
                     _SEED,
                 )
             )
-            for phase, pair in contestants:
+            for phase, critic in critics:
                 judged = account.one(
                     judge_probe.submit(
                         workspace,
                         Shard(stage=f"evaluation: critic {phase}, probe {probe}"),
                         frozen.ref,
-                        pair.critic,
-                        settings.self_asking,
+                        critic,
+                        asking,
                         _SEED,
                     )
                 )
@@ -146,9 +183,12 @@ def evaluation(
 
     general_runs: list[GeneralRun] = []
     if sizes.general_questions:
-        for phase, pair in contestants:
-            models: list[tuple[Literal["actor", "critic"], Model]] = [("actor", pair.actor), ("critic", pair.critic)]
-            for who, model in models:
+        asked: list[tuple[Literal["actor", "critic"], list[tuple[Phase, Model]]]] = [
+            ("actor", actors),
+            ("critic", critics),
+        ]
+        for who, models in asked:
+            for phase, model in models:
                 answered = account.one(
                     answer_general_questions.submit(
                         workspace,
@@ -164,7 +204,14 @@ def evaluation(
             workspace, Shard(stage="evaluation: figures of the actor"), actor_runs, sizes, run, round_number, _SEED
         ),
         measure_critic.submit(
-            workspace, Shard(stage="evaluation: figures of the critic"), critic_runs, sizes, run, round_number, _SEED
+            workspace,
+            Shard(stage="evaluation: figures of the critic"),
+            critic_runs,
+            sizes,
+            run,
+            round_number,
+            _SEED,
+            own_runs,
         ),
     ]
     if general_runs:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from prefect import flow, tags
+from prefect import flow, get_run_logger, tags
 
 from selu.config import Settings
 from selu.flows.learning_round import learning_round, round_tags
-from selu.rounds import Round
+from selu.rounds import Round, Workspace, round_line, summary, why_stopped
+from selu.tasks.progress import say
 
 __all__ = ["self_learning"]
 
@@ -17,9 +18,20 @@ __all__ = ["self_learning"]
     persist_result=False,
 )
 def self_learning(settings: Settings) -> list[Round]:
-    """Run `settings.rounds` rounds; those that are finished already are found in the store in seconds."""
+    """Run `settings.rounds` rounds; those that are finished already are found in the store in seconds.
+
+    Ends earlier where guards refused every new adapter for `settings.guard.stop` rounds in a row: the same models would
+    go on refusing what they make of the same home.
+    """
+    store = Workspace.of(settings).store()
     rounds: list[Round] = []
     for number in range(1, settings.rounds + 1):
         with tags(*round_tags(settings, number)):
             rounds.append(learning_round(settings, number, rounds[-1] if rounds else None))
+        say(round_line(summary(store, rounds[-1])))
+        stopped = why_stopped(rounds)
+        if stopped is not None:
+            get_run_logger().warning(stopped)
+            say(stopped)
+            break
     return rounds

@@ -73,6 +73,15 @@ _OTHER_TABLES: dict[str, dict[str, str]] = {
     },
 }
 
+_OTHER_TABLES["outcomes"] = {
+    **{name: kind for name, kind in _OTHER_TABLES["metrics"].items() if name not in ("metric", "rate", "n", "low", "high")},
+    "item": "VARCHAR",
+    "scene": "VARCHAR",
+    "kind": "VARCHAR",
+    "truth": "BOOLEAN",
+    "value": "DOUBLE",
+}
+
 _PICTURES = {"image", "images"}
 
 
@@ -87,7 +96,7 @@ class Catalog:
     """Views over a store as it is now; make another one to see what came later.
 
     The views: ``episodes, steps, frames`` (without pictures)``, questions, answers, verdicts, relabels, critic_rows,
-    actor_rows, curves, metrics``; ``artifacts`` (kind, key, digest, stage, created in UTC, seconds, bytes, provenance
+    actor_rows, curves, metrics, outcomes``; ``artifacts`` (kind, key, digest, stage, created in UTC, seconds, bytes, provenance
     as JSON); and the truth, for a reader's eyes: ``tasks`` (with their goals)``, oracle_episodes, oracle_steps``. A
     view whose table nobody has made yet is empty.
 

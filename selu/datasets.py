@@ -12,6 +12,7 @@ own answers alone forgets: so a share of rows rehearses the base model's frozen 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -47,8 +48,6 @@ __all__ = [
 
 REHEARSAL = "rehearsal"
 
-# Questions of the critic may be as many as verdicts: more would drown what is to be learned in what is already known.
-_QUESTIONS_PER_VERDICT = 1.0
 _ROWS_PER_GROUP = 500
 
 _TURN = datasets.List({"role": datasets.Value("string"), "content": datasets.Value("string")})
@@ -126,6 +125,11 @@ class _Row:
         """What a model is shown: the same sight must not be labelled in two ways."""
         return self.prompt, hashlib.sha256(self.image).hexdigest()
 
+    @property
+    def deed(self) -> str:
+        """The verbs of the instruction."""
+        return " ".join(part.split(" the ")[0] for part in self.instruction.split(" and then "))
+
     def columns(self) -> dict[str, Any]:
         return {
             "prompt": [{"role": "user", "content": self.prompt}],
@@ -166,15 +170,18 @@ def _balanced(rows: Sequence[_Row], negatives_per_positive: float, seed: int) ->
     """Units of one `yes` row and its share of `no` rows about the same prompt, in seeded order.
 
     What a prompt has too many of is left out, so that it gives its label away as little as the data allow. Hard
-    negatives (the frame right before the goal was reached) come first. A ratio of 0 keeps all `yes` rows and no other.
+    negatives come first: the frame right before the goal was reached, then in turn pictures in which the like was done
+    to another thing (so that the picture does not give the label away either) and any others. A ratio of 0 keeps all
+    `yes` rows and no other.
     """
     by_prompt: dict[str, tuple[list[_Row], list[_Row]]] = {}
     for row in rows:
         by_prompt.setdefault(row.prompt, ([], []))[row.completion == "no"].append(row)
+    done_there = {(row.deed, row.image) for row in rows if row.completion == "yes"}
     units = []
     for positives, negatives in by_prompt.values():
         positives.sort(key=lambda row: _row_rank(seed, row))
-        negatives.sort(key=lambda row: (row.source != "before_relabel", _row_rank(seed, row)))
+        negatives = _in_turn(sorted(negatives, key=lambda row: _row_rank(seed, row)), done_there)
         if negatives_per_positive > 0:
             negatives = negatives[: round(len(positives) * negatives_per_positive)]
             positives = positives[: math.ceil(len(negatives) / negatives_per_positive)]
@@ -182,6 +189,15 @@ def _balanced(rows: Sequence[_Row], negatives_per_positive: float, seed: int) ->
             negatives = []
         units += [[row, *negatives[place :: len(positives)]] for place, row in enumerate(positives)]
     return sorted(units, key=lambda unit: _row_rank(seed, unit[0]))
+
+
+def _in_turn(negatives: Sequence[_Row], done_there: set[tuple[str, bytes]]) -> list[_Row]:
+    before = [row for row in negatives if row.source == "before_relabel"]
+    rest = [row for row in negatives if row.source != "before_relabel"]
+    siblings = [row for row in rest if (row.deed, row.image) in done_there]
+    others = [row for row in rest if (row.deed, row.image) not in done_there]
+    turns = itertools.chain.from_iterable(itertools.zip_longest(siblings, others))
+    return [*before, *(row for row in turns if row is not None)]
 
 
 def _take(units: Iterable[Sequence[_Row]], limit: int) -> list[_Row]:
@@ -211,7 +227,7 @@ def _verdict_rows(
 
     rows = []
     for relabel in relabels:
-        if not relabel.accepted:
+        if not relabel.accepted or relabel.partial:
             continue
         evidence = json.loads(relabel.evidence)
         ids = {"relabel_id": relabel.relabel_id, "critic": evidence["critic"]}
@@ -264,7 +280,7 @@ def _question_rows(
             if len(entries) > 1 and len(sides) == 1 and "unsure" not in sides:
                 agreed.update((entry["question_id"], (verdict.verdict_id, "")) for entry in entries)
     for relabel in relabels:
-        if relabel.accepted:
+        if relabel.accepted and not relabel.partial:
             entries = json.loads(relabel.evidence)["questions"]
             agreed.update((entry["question_id"], ("", relabel.relabel_id)) for entry in entries)
     rows = []
@@ -306,7 +322,7 @@ def critic_rows(
 ) -> datasets.Dataset:
     """The critic's training rows, as :data:`FEATURES` says, in seeded order.
 
-    Verdict rows (`yes` and `no`, balanced for each instruction), then agreed question rows (at most as many), then
+    Verdict rows (`yes` and `no`, balanced for each instruction), then agreed question rows (a share of as many), then
     `previous` rows while there is room, then `replay` rows at the share `settings.replay`. Verdicts under any
     instruction count, not only an episode's own. `style` is that of the critic's prompts. `replay` and `previous` need
     the columns prompt, completion and images.
@@ -322,7 +338,7 @@ def critic_rows(
     closed = _balanced([row for row in agreed if is_yes_no(row.prompt)], 1.0, seed)
     opened = [[row] for row in agreed if not is_yes_no(row.prompt)]
     units = sorted(closed + opened, key=lambda unit: _row_rank(seed, unit[0]))
-    own += _take(units, min(room - len(own), int(_QUESTIONS_PER_VERDICT * len(own))))
+    own += _take(units, min(room - len(own), int(settings.questions_per_verdict * len(own))))
     return _assemble(own, settings, seed, replay, previous)
 
 
@@ -354,30 +370,31 @@ def actor_rows(
     for step in sorted(steps, key=lambda step: (step.episode_id, step.step)):
         by_episode.setdefault(step.episode_id, []).append(step)
 
-    trajectories: list[tuple[Episode, str, int, dict[str, str]]] = []
+    trajectories: list[tuple[Episode, str, int, bool, dict[str, str]]] = []
     for verdict in verdicts:
         episode = known[verdict.episode_id]
         whole = verdict.instruction == episode.instruction and verdict.frame_index == episode.length
         if whole and verdict.accepted and verdict.verdict == "yes":
             ids = {"verdict_id": verdict.verdict_id, "critic": json.loads(verdict.evidence)["critic"]}
-            trajectories.append((episode, episode.instruction, episode.length, ids))
+            trajectories.append((episode, episode.instruction, episode.length, True, ids))
     for relabel in relabels:
         if relabel.accepted:
             evidence = json.loads(relabel.evidence)
             ids = {"relabel_id": relabel.relabel_id, "critic": evidence["critic"]}
-            trajectories.append((known[relabel.episode_id], relabel.instruction, relabel.frame_index, ids))
+            episode, whole = known[relabel.episode_id], not relabel.partial
+            trajectories.append((episode, relabel.instruction, relabel.frame_index, whole, ids))
 
     def prompt(instruction: str, before: Sequence[str]) -> str:
         return act_prompt(instruction, before[-history:] if history else (), style, skill_set)
 
     seen: set[tuple[str, str, str]] = set()
     units = []
-    for episode, instruction, end, ids in sorted(
+    for episode, instruction, end, whole, ids in sorted(
         trajectories, key=lambda item: _rank(seed, item[0].episode_id, item[1], item[2])
     ):
         unit = []
         for row in _trajectory_rows(
-            episode, instruction, end, by_episode.get(episode.episode_id, []), table, prompt, ids
+            episode, instruction, end, whole, by_episode.get(episode.episode_id, []), table, prompt, ids
         ):
             shown = (*row.sight, row.completion)
             if shown not in seen:
@@ -391,12 +408,13 @@ def _trajectory_rows(
     episode: Episode,
     instruction: str,
     end: int,
+    whole: bool,
     steps: Sequence[Step],
     frames: FrameTable,
     prompt: Callable[[str, Sequence[str]], str],
     ids: Mapping[str, str],
 ) -> list[_Row]:
-    """Rows of steps 0..end-1 and a final `Done`."""
+    """Rows of steps 0..end-1 and, of a whole trajectory, a final `Done`."""
     steps = [step for step in steps if step.step < end]
     if [step.step for step in steps] != list(range(end)):
         raise ArtifactError(f"episode {episode.episode_id} must have the steps 0..{end - 1}, got {len(steps)} of them")
@@ -414,8 +432,8 @@ def _trajectory_rows(
         if action.verb == "Done":
             return [*rows, row(step.step, "Done", "done")]
         if not frames.same_picture(episode.episode_id, step.step, step.step + 1):
-            rows.append(row(step.step, step.action, "step"))
-    return [*rows, row(end, "Done", "done")]
+            rows.append(row(step.step, step.action, "step" if whole else "start"))
+    return [*rows, row(end, "Done", "done")] if whole else rows
 
 
 def _own_room(settings: DatasetSettings) -> int:

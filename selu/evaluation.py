@@ -27,22 +27,26 @@ from selu.worlds.base import holds
 from selu.worlds.tasks import goal_of_instruction
 
 __all__ = [
+    "ItemOutcome",
     "Judged",
     "MetricRow",
     "Series",
     "actor_metrics",
+    "balanced_difference",
     "critic_label_metrics",
     "critic_metrics",
     "difference_metric",
     "error_correlation",
     "goal_of_instruction",
+    "label_error_correlation",
     "label_metrics",
     "rate_metric",
     "truth_of_instruction",
 ]
 
 Subject = Literal["actor", "critic", "labels", "general"]
-Phase = Literal["before", "after"]
+Phase = Literal["before", "after", "rejected"]
+"""`rejected`: of an adapter that a guard refused; `after` is what was taken into use in its place."""
 Probe = Literal["A", "B", "A+B", "learning"]
 """A lies in the learning scenes, B in the transfer scenes, A+B in both; `learning`: the episodes learned from."""
 
@@ -64,6 +68,22 @@ class MetricRow(Record):
     n: int
     low: float
     high: float
+
+
+class ItemOutcome(Record):
+    """What one item of a probe came to; a row of outcomes.parquet. Figures over several runs are made of these."""
+
+    run: str = Field(description="speaking name of the run")
+    round: int
+    subject: Subject
+    phase: Phase
+    probe: Probe
+    method: str = Field(description="as in MetricRow")
+    item: str = Field(description="the same for the same item in every run: its task, trajectory or question")
+    scene: str
+    kind: str = Field(description="kind of task, e.g. open or two_step; of a general question, its kind")
+    truth: bool | None = Field(description="critic: whether the trajectory succeeded; None for the others")
+    value: float = Field(description="1 right or done, 0 not; 0.5 an unsure verdict")
 
 
 @dataclass(frozen=True)
@@ -91,6 +111,23 @@ class Series:
             n=rate.n,
             low=rate.low,
             high=rate.high,
+        )
+
+
+    def outcome(self, item: str, scene: str, kind: str, value: float, truth: bool | None = None) -> ItemOutcome:
+        """What an item came to in this series."""
+        return ItemOutcome(
+            run=self.run,
+            round=self.round,
+            subject=self.subject,
+            phase=self.phase,
+            probe=self.probe,
+            method=self.method,
+            item=item,
+            scene=scene,
+            kind=kind,
+            truth=truth,
+            value=value,
         )
 
 
@@ -201,6 +238,54 @@ def error_correlation(series: Series, first: Sequence[Judged], second: Sequence[
     return series.row("error_correlation", _point(value, len(both)))
 
 
+def balanced_difference(
+    series: Series, before: Sequence[Judged], after: Sequence[Judged], *, seed: int, samples: int
+) -> MetricRow:
+    """:func:`difference_metric` of the balanced accuracy over items of which not half are true.
+
+    Each item weighs so much that true and false ones count alike; with one of them alone the gain is undefined.
+    """
+    true = sum(item.truth for item in after)
+    if true in (0, len(after)):
+        return series.row("balanced_accuracy_gain", _point(float("nan"), len(after)))
+    weights = [len(after) / (2 * (true if item.truth else len(after) - true)) for item in after]
+    return difference_metric(
+        series,
+        "balanced_accuracy",
+        [weight * item.credit for weight, item in zip(weights, before, strict=True)],
+        [weight * item.credit for weight, item in zip(weights, after, strict=True)],
+        [item.scene for item in after],
+        seed=seed,
+        samples=samples,
+    )
+
+
+def label_error_correlation(
+    series: Series, episodes: Sequence[Episode], verdicts: Sequence[Verdict], oracle: Sequence[OracleEpisode]
+) -> list[MetricRow]:
+    """error_correlation: phi of the errors of self-asking and of the direct verdict that had to agree with it.
+
+    Over the own instructions on which self-asking came to a side. (Among labels that both were accepted for, they err
+    together by definition; what matters is how much of the one's errors the other would catch.) Nothing where no direct
+    verdict was asked for.
+    """
+    success = {row.episode_id: row.success for row in oracle}
+    own = {(row.episode_id, row.instruction, row.length): row for row in episodes}
+    asked: list[Judged] = []
+    told: list[Judged] = []
+    for row in verdicts:
+        episode = own.get((row.episode_id, row.instruction, row.frame_index))
+        # A direct verdict beside self-asking stands in a group of its own, see selu.self_asking.
+        said = [entry["answer"] for entry in json.loads(row.evidence)["questions"] if entry["group"] == -1]
+        if episode is None or len(said) != 1 or said[0] not in ("yes", "no"):
+            continue
+        truth = success[row.episode_id]
+        if row.verdict != "unsure" and truth is not None:
+            asked.append(Judged(row.verdict, truth, episode.scene))
+            told.append(Judged(said[0], truth, episode.scene))
+    return [error_correlation(series, told, asked)] if asked else []
+
+
 def truth_of_instruction(instruction: str, facts: str) -> bool | None:
     """Default :data:`TruthOf`: every condition of the instruction's goal holds in the frame."""
     goal = goal_of_instruction(instruction)
@@ -222,7 +307,8 @@ def label_metrics(
 ) -> list[MetricRow]:
     """Quality of what the critic labelled by itself.
 
-    A *done-label* is an accepted `yes` under the original instruction at the last frame, or an accepted relabel.
+    A *done-label* is an accepted `yes` under the original instruction at the last frame, or an accepted relabel (a
+    partial one says that something was begun, and is none).
     false_rate: share of done-labels that are false; false_rate_verdicts, false_rate_relabels: the same by origin;
     false_rate_no: share of accepted `no` labels that are false; coverage: share of episodes with a done-label;
     labelled: share of episodes with any accepted label. A verdict on an episode whose goal is unknown is in no false
@@ -239,7 +325,7 @@ def label_metrics(
         and instructions.get(verdict.episode_id) == verdict.instruction
         and lengths[verdict.episode_id] == verdict.frame_index
     ]
-    taken = [row for row in relabels if row.accepted and row.episode_id in lengths]
+    taken = [row for row in relabels if row.accepted and not row.partial and row.episode_id in lengths]
     told = [(row.verdict, true) for row in own if (true := success[row.episode_id]) is not None]
     yes_false = [not true for said, true in told if said == "yes"]
     no_false = [true for said, true in told if said == "no"]
@@ -284,5 +370,5 @@ def critic_label_metrics(
 
     told = [(row.verdict == "yes", truth(row)) for row in verdicts if row.accepted]
     false = [said is not known for said, known in told if known is not None]
-    false += [truth(row) is not True for row in relabels if row.accepted]
+    false += [truth(row) is not True for row in relabels if row.accepted and not row.partial]
     return [rate_metric(series, "false_rate_critic_labels", false)]

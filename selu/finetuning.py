@@ -28,6 +28,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from selu.budget import count_tokens
 from selu.errors import ConfigError, TerminalError
 from selu.examples import Examples
 from selu.models.transformers_engine import (
@@ -128,6 +129,7 @@ def finetune(
         # It prints every log line; progress is told through `progress`.
         trainer.remove_callback(PrinterCallback)
         trainer.train()
+        count_tokens(trained=curve.tokens)
         _save(trainer.model, out, label=source.label, revision=source.revision)
     write_table(out / "curves.parquet", curve.points, CurvePoint)
     return curve.points
@@ -282,11 +284,14 @@ class _Curve(TrainerCallback):
 
     def __init__(self, progress: Progress | None) -> None:
         self.points: list[CurvePoint] = []
+        self.tokens = 0
+        """Of all rows that were trained on so far, padding left out."""
         self.progress = progress
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs is None or "loss" not in logs:  # the summary at the end
             return
+        self.tokens = int(logs["num_tokens"])
         loss = float(logs["loss"])
         if not math.isfinite(loss):
             raise TerminalError(

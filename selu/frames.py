@@ -18,10 +18,8 @@ __all__ = ["FrameTable", "Picture", "decode_picture", "encode_picture", "is_inte
 
 Picture = NDArray[np.uint8]
 
-# What only moves the agent or ends the episode changes nothing in the household.
-_NOT_INTERACTIONS = frozenset(
-    {"MoveAhead", "MoveBack", "RotateLeft", "RotateRight", "LookUp", "LookDown", "Done", "Approach"}
-)
+# What only turns or shifts the agent, or ends the episode. Walking up to a thing counts: it shows the thing from near by.
+_NOT_INTERACTIONS = frozenset({"MoveAhead", "MoveBack", "RotateLeft", "RotateRight", "LookUp", "LookDown", "Done"})
 
 
 def encode_picture(picture: Picture) -> bytes:
@@ -79,7 +77,7 @@ class FrameTable:
 
 
 def is_interaction(action: str) -> bool:
-    """Whether the actor's own text names something that could change the household (not whether it did)."""
+    """Whether the actor's own text names a thing to do something with (not whether that was done)."""
     parsed = parse_action(action)
     return parsed is not None and parsed.verb not in _NOT_INTERACTIONS
 

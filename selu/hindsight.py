@@ -8,9 +8,13 @@ critic has to see it. Phases, each batched over all episodes of a shard:
 2. the verification question must turn from a sure "no" before the action to a sure "yes" after it;
 3. the open question ("What is open?") must say the same;
 4. the critic judges the new instruction by its own questions (:mod:`selu.self_asking`);
-5. two achievements in order, the first still true at the second, make a two-step instruction, judged like the rest.
+5. two achievements in order, the first still true at the second, make a two-step instruction, judged like the rest;
+6. of what is still a failure, the beginning may be right: the parts of the instruction that were achieved, and the walk
+   up to the thing that comes next, if it is then in view. Such a start is a *partial* relabel: it teaches the actor its
+   steps, but neither the actor to say Done nor the critic to say yes.
 
-Whatever fails stays as a row with `accepted=False` and its reason. SELU (arXiv 2410.03303); evidence before acceptance
+Where deeds are evidence (:mod:`selu.deeds`), an action upon which the picture changed has spoken already: of 2 to 4 no
+answer may then contradict it and one must be sure, but the others may be unsure. Whatever fails stays as a row with `accepted=False` and its reason. SELU (arXiv 2410.03303); evidence before acceptance
 and the freedom to change the verb are ours.
 """
 
@@ -23,10 +27,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from selu.config import HindsightSettings, SelfAskingSettings
+from selu.deeds import names_place
 from selu.frames import FrameTable, is_interaction
 from selu.models.base import VisionLanguageModel
 from selu.prompting import Achievement, achievements
-from selu.records import Answer, Episode, Frame, Question, Relabel, Step, Verdict
+from selu.records import Answer, Episode, Frame, Judgement, Question, Relabel, Step, Verdict
 from selu.self_asking import (
     Claim,
     Progress,
@@ -60,6 +65,9 @@ class _Candidate:
     entries: list[dict[str, Any]] = field(default_factory=list)
     confidence: float = 1.0
     rejected: str = ""
+    deed: bool = False
+    """It was seen that the action changed something, and that counts: answers may be unsure."""
+    sure: bool = False
 
     @property
     def instruction(self) -> str:
@@ -67,6 +75,10 @@ class _Candidate:
 
     def claim(self) -> Claim:
         return Claim(self.episode.episode_id, self.frame_index, self.instruction)
+
+    def denied_by(self, vote: Judgement) -> bool:
+        """Whether an answer speaks against it, or not for it where that is needed."""
+        return vote == "no" if self.deed else vote != "yes"
 
     def record(self, question: Question, answer: Answer, role: str) -> None:
         self.entries.append(
@@ -111,15 +123,16 @@ class _Interrogation:
 
 def _relabel(
     episode: Episode, frame_index: int, instruction: str, confidence: float, evidence: dict[str, Any], reason: str, *,
-    critic: str, accepted: bool,
+    critic: str, accepted: bool, partial: bool = False,
 ) -> Relabel:  # fmt: skip
     text = canonical_json(evidence | {"critic": critic})
     return Relabel(
-        relabel_id=digest(episode.episode_id, frame_index, instruction, text),
+        relabel_id=digest(episode.episode_id, frame_index, instruction, partial, text),
         episode_id=episode.episode_id,
         frame_index=frame_index,
         original_instruction=episode.instruction,
         instruction=instruction,
+        partial=partial,
         confidence=confidence,
         evidence=text,
         accepted=accepted,
@@ -152,7 +165,7 @@ def _candidates(episodes: Sequence[Episode], steps: Mapping[str, list[Step]], fr
                     continue
             achievement = achievements()[action.verb]
             name = spoken_name(action.object_type)
-            if _names_place(achievement):
+            if names_place(achievement):
                 fields = {"a": "object", "b": name, "preposition": "in" if action.object_type in ENCLOSING else "on"}
             else:
                 fields = {"a": name}
@@ -160,17 +173,12 @@ def _candidates(episodes: Sequence[Episode], steps: Mapping[str, list[Step]], fr
             if before is None and candidate.instruction in seen:
                 continue
             seen.add(candidate.instruction)
-            if before is None and _names_place(achievement):
+            if before is None and names_place(achievement):
                 candidate.rejected = "what was held before cannot be seen in the last frame"
             elif before is not None and frames.same_picture(episode.episode_id, before, after):
                 candidate.rejected = "the picture did not change"
             found.append(candidate)
     return found
-
-
-def _names_place(achievement: Achievement) -> bool:
-    """Whether the verb's object is a place, and what was put there has to be asked for."""
-    return "{b}" in achievement.instruction
 
 
 def _name_held_objects(
@@ -194,7 +202,7 @@ def _name_held_objects(
 
 
 def _verify(candidates: Sequence[_Candidate], ask: _Interrogation, confidence: float, progress: Progress) -> None:
-    """Before the action a sure "no", after it a sure "yes"."""
+    """Before the action a sure "no", after it a sure "yes"; upon a deed one sure answer is enough."""
     asked: list[tuple[_Candidate, Question]] = []
     for item in candidates:
         text = item.achievement.verification.format(**item.fields)
@@ -206,10 +214,14 @@ def _verify(candidates: Sequence[_Candidate], ask: _Interrogation, confidence: f
     for (item, question), answer in zip(asked, answers, strict=True):
         vote = spoken_for(question, answer, confidence)
         item.record(question, answer, vote)
-        if vote != "yes" and not item.rejected:
+        item.sure |= vote == "yes"
+        if item.denied_by(vote) and not item.rejected:
             when = "before" if question.frame_index == item.before else "after"
             said = f"'{answer.text}' ({answer.confidence:.2f})"
             item.rejected = f"'{question.text}' must be a sure '{question.expected}' {when} the action, was {said}"
+    for item, _ in asked:
+        if not item.sure and not item.rejected:
+            item.rejected = f"the critic is sure neither of before nor of after the action ({item.confidence:.2f})"
 
 
 def _ask_openly(candidates: Sequence[_Candidate], ask: _Interrogation, confidence: float, progress: Progress) -> None:
@@ -227,8 +239,12 @@ def _ask_openly(candidates: Sequence[_Candidate], ask: _Interrogation, confidenc
     for item, question, answer in zip(asked, questions, ask.put(questions, progress), strict=True):
         vote = spoken_for(question, answer, confidence)
         item.record(question, answer, vote)
-        if vote != "yes":
+        if item.denied_by(vote):
             item.rejected = f"'{question.text}' was answered '{answer.text}' ({answer.confidence:.2f})"
+
+
+def _vote(verdict: Verdict) -> Judgement:
+    return verdict.verdict if verdict.accepted or verdict.verdict == "no" else "unsure"
 
 
 def _evidence(item: _Candidate, verdict: Verdict | None) -> dict[str, Any]:
@@ -273,7 +289,9 @@ def relabel(
 
     ask, share = _Interrogation(table, critic), in_units(progress, len(episodes))
     candidates = _candidates(failed, by_episode, table)
-    places = [item for item in candidates if _names_place(item.achievement) and not item.rejected]
+    for item in candidates:
+        item.deed = self_asking.deeds and item.before is not None
+    places = [item for item in candidates if names_place(item.achievement) and not item.rejected]
     _name_held_objects(places, ask, settings.confidence, part_of(share, 0.0, 0.1))
     _verify([item for item in candidates if not item.rejected], ask, settings.confidence, part_of(share, 0.1, 0.4))
     _ask_openly([item for item in candidates if not item.rejected], ask, settings.confidence, part_of(share, 0.4, 0.5))
@@ -286,7 +304,7 @@ def relabel(
     achieved: dict[str, list[_Candidate]] = {}
     for item in candidates:
         verdict = None if item.rejected else judged.get(item.claim())
-        if verdict is not None and not (verdict.accepted and verdict.verdict == "yes"):
+        if verdict is not None and item.denied_by(_vote(verdict)):
             item.rejected = f"judged again by the critic's own questions: {verdict.verdict}, {verdict.reason}"
         if verdict is not None:
             item.confidence = min(item.confidence, verdict.confidence)
@@ -305,7 +323,9 @@ def relabel(
             )
         )
     if settings.two_step:
-        relabels += _compose(achieved, ask, settings, self_asking, agree_with_direct, part_of(share, 0.8, 1.0))
+        relabels += _compose(achieved, ask, settings, self_asking, agree_with_direct, part_of(share, 0.8, 0.9))
+    if settings.partial:
+        relabels += _starts(failed, by_episode, achieved, ask, settings.confidence, part_of(share, 0.9, 1.0))
     relabels.sort(key=lambda row: (row.episode_id, row.frame_index, row.instruction, row.relabel_id))
     order = sorted(ask.questions)
     return [ask.questions[key] for key in order], [ask.answers[key] for key in order], relabels
@@ -347,7 +367,7 @@ def _compose(
     relabels = []
     for claim, (first, second), question, answer, still in zip(claims, pairs, questions, answers, holds, strict=True):
         verdict = judged.get(claim)
-        accepted = still and (verdict is None or (verdict.accepted and verdict.verdict == "yes"))
+        accepted = still and (verdict is None or not second.denied_by(_vote(verdict)))
         if not still:
             reason = f"the first step no longer holds: '{question.text}' was answered '{answer.text}'"
         elif verdict is None or accepted:
@@ -371,3 +391,89 @@ def _compose(
             )
         )
     return relabels
+
+
+_SEEN_QUESTION = "Is the {} in view?"
+
+
+def _starts(
+    failed: Sequence[Episode],
+    steps: Mapping[str, list[Step]],
+    achieved: Mapping[str, list[_Candidate]],
+    ask: _Interrogation,
+    confidence: float,
+    progress: Progress,
+) -> list[Relabel]:
+    """Failed episodes up to where they were last on the way: see phase 6 above."""
+    starts: list[tuple[_Candidate, Question | None]] = []
+    for episode in failed:
+        done = achieved.get(episode.episode_id, [])
+        if any(item.instruction == episode.instruction for item in done):
+            continue
+        since, before = 0, None
+        parts = episode.instruction.split(" and then ")
+        while len(parts) > 1:
+            first = next((item for item in done if item.instruction == parts[0] and item.frame_index > since), None)
+            if first is None:
+                break
+            since, before = first.frame_index, first
+            parts = parts[1:]
+        walked = _walk_up(episode, parts[0], steps.get(episode.episode_id, ()), since, ask.frames)
+        if before is None and walked is None:
+            continue
+        entries = list(before.entries) if before is not None else []
+        start = _Candidate(episode, None, since, _NO_ACHIEVEMENT, {}, entries, before.confidence if before else 1.0)
+        question = None
+        if walked is not None:
+            start.frame_index, thing = walked
+            claim = Claim(episode.episode_id, start.frame_index, episode.instruction)
+            question = make_question(claim, "verification", _SEEN_QUESTION.format(thing), "yes")
+        starts.append((start, question))
+    asked = [question for _, question in starts if question is not None]
+    answers = {answer.question_id: answer for answer in ask.put(asked, progress)}
+    relabels = []
+    for start, question in starts:
+        reason = "the first part was achieved" if start.entries else "the thing was walked up to"
+        if question is not None:
+            answer = answers[question.question_id]
+            vote = spoken_for(question, answer, confidence)
+            start.record(question, answer, vote)
+            if vote != "yes":
+                start.rejected = f"'{question.text}' was answered '{answer.text}' ({answer.confidence:.2f})"
+        relabels.append(
+            _relabel(
+                start.episode,
+                start.frame_index,
+                start.episode.instruction,
+                start.confidence,
+                _evidence(start, None),
+                start.rejected or f"a good start: {reason}",
+                critic=ask.critic.revision,
+                accepted=not start.rejected,
+                partial=True,
+            )
+        )
+    return relabels
+
+
+_NO_ACHIEVEMENT = Achievement("", "", "", "", "")
+
+
+def _walk_up(
+    episode: Episode, part: str, steps: Sequence[Step], since: int, frames: FrameTable
+) -> tuple[int, str] | None:
+    """First frame after `since` to which an `Approach` of what `part` is about led, and that thing's name.
+
+    Of "put the mug in the sink" it is the sink, which is named last. An approach that failed leaves the picture as it was.
+    """
+    for step in steps:
+        action = parse_action(step.action) if step.step >= since and step.well_formed else None
+        if action is None or action.verb != "Approach" or action.object_type is None:
+            continue
+        name = spoken_name(action.object_type)
+        near = (episode.episode_id, step.step + 1)
+        if not part.endswith(f"the {name}") or near not in frames or (episode.episode_id, step.step) not in frames:
+            continue
+        if not frames.same_picture(episode.episode_id, step.step, step.step + 1):
+            return step.step + 1, name
+    return None

@@ -164,6 +164,9 @@ class Relabel(Record):
     frame_index: int = Field(description="the frame at which it was achieved; the trajectory is cut there")
     original_instruction: str
     instruction: str
+    partial: bool = Field(
+        default=False, description="only the beginning of the instruction was achieved: a good start, no success"
+    )
     confidence: float
     evidence: str = Field(description="JSON: question ids and what each spoke for")
     accepted: bool

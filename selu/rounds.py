@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,25 +20,34 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from selu.config import Settings
 from selu.errors import ConfigError
-from selu.evaluation import MetricRow
+from selu.evaluation import ItemOutcome, MetricRow
+from selu.guards import GuardReport, rounds_without_promotion
+from selu.seeds import derived_seed
+from selu.statistics import cluster_bootstrap_difference
 from selu.store import ArtifactRef, Json, OracleRef, Store, artifact_key, read_table
 
 __all__ = [
     "ROUND_STAGES",
+    "Decision",
     "Round",
     "StageName",
     "StageRecord",
     "Workspace",
+    "decisions",
     "find_metric",
     "finished_rounds",
     "latest_round",
     "new_round",
+    "round_line",
     "round_metrics",
+    "rounds_of_run",
     "run_folder",
     "run_name",
+    "run_summary",
     "same_training",
     "save_round",
     "summary",
+    "why_stopped",
 ]
 
 StageName = Literal[
@@ -131,10 +141,14 @@ class Round(_Part):
     contrasts: tuple[ArtifactRef, ...] = Field(description="further judgements that balance the critic's dataset")
     rejudgements: tuple[ArtifactRef, ...] = Field(description="by the improved critic")
     rerelabels: tuple[ArtifactRef, ...] = Field(description="by the improved critic")
-    critic_dataset: ArtifactRef
-    actor_dataset: ArtifactRef
-    critic_adapter: ArtifactRef
-    actor_adapter: ArtifactRef
+    critic_dataset: ArtifactRef | None = Field(description="None where the critic is not fine-tuned")
+    actor_dataset: ArtifactRef | None = Field(description="None where the actor is not fine-tuned")
+    critic_adapter: ArtifactRef | None = Field(description="the critic's after the round; None: it has none")
+    actor_adapter: ArtifactRef | None = Field(description="the actor's after the round; None: it has none")
+    critic_candidate: ArtifactRef | None = Field(default=None, description="what fine-tuning made, promoted or not")
+    actor_candidate: ArtifactRef | None = Field(default=None, description="what fine-tuning made, promoted or not")
+    guards: tuple[GuardReport, ...] = Field(default=(), description="decisions on the candidates; empty: no guards")
+    guard_artifacts: tuple[ArtifactRef, ...] = Field(default=(), description="where these decisions stand")
     revisions: dict[str, str] = Field(description="model revisions: actor_before, actor_after, critic_before, ...")
     metrics: tuple[ArtifactRef, ...]
 
@@ -225,6 +239,35 @@ def latest_round(store: Store, run: str | None = None) -> Round:
     return wanted[-1]
 
 
+def rounds_of_run(store: Store, finished: Round) -> list[Round]:
+    """The rounds that led to a finished one, the first at the beginning and that one at the end.
+
+    A round is recorded whenever it is run; of each, the latest record that is not younger than what follows it counts.
+    Where one is missing (its record was deleted) the chain begins after it.
+    """
+    chain = [finished]
+    for item in reversed(finished_rounds(store)):
+        after = chain[0]
+        same = item.run == finished.run and _shaping(item.settings, set()) == _shaping(finished.settings, set())
+        if same and item.round == after.round - 1 and item.finished <= after.finished:
+            chain.insert(0, item)
+    return chain
+
+
+def why_stopped(rounds: Sequence[Round]) -> str | None:
+    """A sentence if guards promoted nothing for so many rounds that self-learning stops; None: it goes on."""
+    if not rounds or rounds[-1].round >= rounds[-1].settings.rounds:
+        return None
+    stop = rounds[-1].settings.guard.stop
+    idle = rounds_without_promotion([item.guards for item in rounds])
+    if not stop or idle < stop:
+        return None
+    return (
+        f"Self-learning stopped after round {rounds[-1].round} of {rounds[-1].settings.rounds}: guards refused every new "
+        f"adapter in {idle} round{'s' if idle > 1 else ''} in a row (guard.stop={stop})."
+    )
+
+
 # Figures -------------------------------------------------------------------------------------------------------------
 
 
@@ -300,6 +343,8 @@ def summary(store: Store, finished: Round) -> dict[str, Any]:
     share of false ones among them and ``coverage`` the share of episodes that gave one; ``labelled`` is the share of
     episodes that gave any accepted label. ``labels.before.critic_labels`` is the share of false ones among everything,
     "not done" and contrasts included, that the critic's dataset is drawn from.
+    ``critic.own`` is the direct verdict on what the actor played on A itself. `guards` are the guards'
+    decisions: their signals and limits, what the candidate then gained by the oracle, and whether they were right.
     `general` is the share of right answers to questions outside the tasks, null where they were left out.
 
     Raises:
@@ -319,6 +364,7 @@ def summary(store: Store, finished: Round) -> dict[str, Any]:
                 **_before_and_after(rows, "critic", "A", "self_asking", "balanced_accuracy"),
                 "probe_b": _before_and_after(rows, "critic", "B", "self_asking", "balanced_accuracy"),
             },
+            "own": _before_and_after(rows, "critic", "A", "direct:own", "balanced_accuracy"),
         },
         "actor": {**actor, "probe_b": _before_and_after(rows, "actor", "B", "selu", "success_rate")},
         "labels": {
@@ -329,10 +375,134 @@ def summary(store: Store, finished: Round) -> dict[str, Any]:
         "seconds": {stage.name: round(stage.seconds, 3) for stage in finished.stages},
         "made_in_seconds": {stage.name: round(stage.made_in_seconds, 3) for stage in finished.stages},
         "digests": {
-            "critic_dataset": finished.critic_dataset.digest,
-            "actor_dataset": finished.actor_dataset.digest,
-            "critic_adapter": finished.critic_adapter.digest,
-            "actor_adapter": finished.actor_adapter.digest,
+            name: None if ref is None else ref.digest
+            for name, ref in (
+                ("critic_dataset", finished.critic_dataset),
+                ("actor_dataset", finished.actor_dataset),
+                ("critic_adapter", finished.critic_adapter),
+                ("actor_adapter", finished.actor_adapter),
+            )
         },
+        "guards": [_decided(item) for item in decisions(rows, finished)],
         "cached": finished.cached,
     }
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A guard's decision beside what the oracle says of the candidate; the guard itself could not know."""
+
+    report: GuardReport
+    gain: MetricRow | None
+    """What the candidate gained over the model from before on probe A: direct verdict or success."""
+    gain_b: MetricRow | None
+    """The same on probe B."""
+    right: bool | None
+    """By the gain on A: a promotion was wrong if the candidate is measurably worse, a refusal if it is measurably better
+    (its 95 % interval does not reach 0); None where there is no interval."""
+
+
+def decisions(rows: Sequence[MetricRow], finished: Round) -> list[Decision]:
+    """What the guards of a round decided, held against the figures of its evaluation."""
+    measured = {
+        "critic": ("critic", "direct", "balanced_accuracy_gain"),
+        "actor": ("actor", "selu", "success_rate_gain"),
+    }
+    found = []
+    for report in finished.guards:
+        subject, method, metric = measured[report.who]
+        phase = "after" if report.passed else "rejected"
+        gain, gain_b = (
+            find_metric(rows, subject=subject, phase=phase, probe=probe, method=method, metric=metric)
+            for probe in ("A", "B")
+        )
+        right = None
+        if gain is not None and math.isfinite(gain.low) and math.isfinite(gain.high):
+            right = gain.high >= 0 if report.passed else gain.low <= 0
+        found.append(Decision(report, gain, gain_b, right))
+    return found
+
+
+def _decided(item: Decision) -> dict[str, Any]:
+    return item.report.model_dump(mode="json") | {
+        "gain": _figure(item.gain),
+        "gain_probe_b": _figure(item.gain_b),
+        "right": item.right,
+    }
+
+
+def run_summary(store: Store, finished: Round) -> dict[str, Any]:
+    """:func:`summary` of a run's last round, and beside it ``rounds``: that of every round in order, and
+    ``gain_from_base``: from the models as they were set to those after the last round, paired, intervals by scene.
+
+    Raises:
+        ArtifactError: a figure's artifact is no longer there.
+    """
+    rounds = rounds_of_run(store, finished)
+    summaries = [summary(store, item) for item in rounds]
+    return summaries[-1] | {
+        "rounds": summaries,
+        "gain_from_base": _gain_from_base(store, rounds),
+        "stopped": why_stopped(rounds),
+    }
+
+
+def _gain_from_base(store: Store, rounds: Sequence[Round]) -> dict[str, Any] | None:
+    """None unless the first round is at hand: another one does not start from the base."""
+    if rounds[0].round != 1:
+        return None
+
+    def outcomes(finished: Round, phase: str) -> dict[tuple[str, str, str], dict[str, ItemOutcome]]:
+        found: dict[tuple[str, str, str], dict[str, ItemOutcome]] = {}
+        for ref in finished.metrics:
+            path = store.path(ref) / "outcomes.parquet"
+            if path.is_file():
+                for row in read_table(path, ItemOutcome):
+                    if row.phase == phase:
+                        found.setdefault((row.subject, row.probe, row.method), {})[row.item] = row
+        return found
+
+    base, now = outcomes(rounds[0], "before"), outcomes(rounds[-1], "after")
+    samples = rounds[-1].settings.evaluation.bootstrap
+
+    def gain(subject: str, probe: str, method: str) -> dict[str, Any] | None:
+        first, last = base.get((subject, probe, method)), now.get((subject, probe, method))
+        if first is None or last is None or first.keys() != last.keys():
+            return None
+        items = sorted(first)
+        # The critic's probes are balanced, so the mean of what each judgement earned is the balanced accuracy.
+        rate = cluster_bootstrap_difference(
+            [first[item].value for item in items],
+            [last[item].value for item in items],
+            [first[item].scene for item in items],
+            derived_seed(0, "evaluation"),
+            samples,
+        )
+        return {"rate": _number(rate.rate), "n": rate.n, "ci95": [_number(rate.low), _number(rate.high)]}
+
+    return {
+        "critic": gain("critic", "A", "direct"),
+        "critic_probe_b": gain("critic", "B", "direct"),
+        "actor": gain("actor", "A", "selu"),
+        "actor_probe_b": gain("actor", "B", "selu"),
+    }
+
+
+def round_line(figures: dict[str, Any]) -> str:
+    """A round's figures (as of :func:`summary`) in one line."""
+
+    def went(part: dict[str, Any]) -> str:
+        rates = [None if part[phase] is None else part[phase]["rate"] for phase in ("before", "after")]
+        return " -> ".join("-" if rate is None else f"{100 * rate:.1f}" for rate in rates)
+
+    def share(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.1f} %"
+
+    labels = figures["labels"]
+    guarded = "; ".join(f"{item['who']} {'promoted' if item['passed'] else 'refused'}" for item in figures["guards"])
+    return (
+        f"Round {figures['round']}: critic A {went(figures['critic'])}, B {went(figures['critic']['probe_b'])}; "
+        f"actor A {went(figures['actor'])}, B {went(figures['actor']['probe_b'])}; labels that say done on "
+        f"{share(labels['coverage'])} of episodes, false {share(labels['false_rate'])}"
+        + (f"; {guarded}" if guarded else "")
+    )

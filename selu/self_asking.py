@@ -10,17 +10,20 @@ self-asking; agreement between ways of asking is ours.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from selu.config import SelfAskingSettings
+from selu.errors import TerminalError
+from selu.deeds import could_have_done, deeds_of
 from selu.frames import FrameTable
-from selu.judging import CHOICES, direct_verdicts
+from selu.judging import CHOICES, Said, direct_verdicts, majority_verdicts, refined_verdict
 from selu.models.base import Prompt, VisionLanguageModel
 from selu.prompting import (
     PromptStyle,
@@ -31,7 +34,7 @@ from selu.prompting import (
     verdict_prompt,
     without_full_stop,
 )
-from selu.records import Answer, Episode, Frame, Judgement, Question, Relabel, Verdict
+from selu.records import Answer, Episode, Frame, Judgement, Question, Relabel, Step, Verdict
 from selu.worlds.vocabulary import NAMES
 
 __all__ = [
@@ -52,8 +55,11 @@ __all__ = [
 _ANSWER_TOKENS = 24
 # Prompts between two signs of progress: more than any device reads at a time, so that batches stay full.
 _PROMPTS_PER_CALL = 256
+# Frames of an episode that are looked at for claims worth judging, from the last one back.
+_GLANCES = 4
 
 _ANYTHING_BUT = "anything but "
+_AND_THEN = " and then "
 
 
 T = TypeVar("T")
@@ -219,6 +225,7 @@ def spoken_for(question: Question, answer: Answer, confidence: float) -> Judgeme
 def _entry(question: Question, answer: Answer, group: int, vote: Judgement) -> dict[str, Any]:
     return {
         "question_id": question.question_id,
+        "frame_index": question.frame_index,
         "group": group,
         "spoke_for": vote,
         "answer": answer.text,
@@ -285,13 +292,22 @@ def _judge(
     return "yes", lowest, entries, f"all {len(groups)} questions were answered as expected"
 
 
-def _judge_directly(
-    claims: Sequence[Claim], frames: FrameTable, critic: VisionLanguageModel, settings: SelfAskingSettings
+def _judge_otherwise(
+    claims: Sequence[Claim],
+    frames: FrameTable,
+    critic: VisionLanguageModel,
+    settings: SelfAskingSettings,
+    progress: Progress,
 ) -> tuple[list[Question], list[Answer], list[Verdict]]:
-    """Verdicts without self-asking (the ablation): accepted from `settings.confidence` on, `unsure` below."""
-    judged = direct_verdicts(
-        [((frames.picture(claim.episode_id, claim.frame_index),), claim.instruction) for claim in claims], critic
-    )
+    """Verdicts of the judges of baselines and ablations: accepted from `settings.confidence` on, `unsure` below."""
+    items = [((frames.picture(claim.episode_id, claim.frame_index),), claim.instruction) for claim in claims]
+    if settings.by == "refinement":
+        return _refine(claims, direct_verdicts(items, critic), frames, critic, settings, progress)
+    if settings.by == "voting":
+        seeds = [int(digest("votes", claim.episode_id, claim.frame_index, claim.instruction), 16) for claim in claims]
+        judged, how = majority_verdicts(items, seeds, settings.votes, critic), f"the majority of {settings.votes} votes"
+    else:
+        judged, how = direct_verdicts(items, critic), "asked directly"
     questions, answers, verdicts = [], [], []
     for claim, (side, confidence) in zip(claims, judged, strict=True):
         question = make_question(claim, "direct", verdict_prompt(claim.instruction, critic.prompt_style), "yes")
@@ -302,8 +318,44 @@ def _judge_directly(
                 claim,
                 side if sure else "unsure",
                 confidence,
-                {"by": "direct", "questions": [_entry(question, answer, 0, side if sure else "unsure")]},
-                f"asked directly, answered '{side}' with confidence {confidence:.2f}",
+                {"by": settings.by, "questions": [_entry(question, answer, 0, side if sure else "unsure")]},
+                f"{how}, answered '{side}' with confidence {confidence:.2f}",
+                critic.revision,
+                accepted=sure,
+            )
+        )
+        questions.append(question)
+        answers.append(answer)
+    return questions, answers, verdicts
+
+
+def _refine(
+    claims: Sequence[Claim],
+    judged: Sequence[Said],
+    frames: FrameTable,
+    critic: VisionLanguageModel,
+    settings: SelfAskingSettings,
+    progress: Progress,
+) -> tuple[list[Question], list[Answer], list[Verdict]]:
+    """Direct verdicts, each revised once by the critic's own questions, which are asked in one way and all believed."""
+    once = settings.model_copy(update={"by": "self_asking", "paraphrases": False, "confidence": 0.0})
+    questions, answers, feedback = judge_claims(claims, frames, critic, once, progress=progress)
+    verdicts = []
+    for claim, first, told in zip(claims, judged, feedback, strict=True):
+        question = make_question(claim, "direct", verdict_prompt(claim.instruction, critic.prompt_style), "yes")
+        answer = Answer(question_id=question.question_id, text=first[0], confidence=first[1], critic=critic.revision)
+        evidence = json.loads(told.evidence)
+        evidence |= {"by": "refinement", "questions": [*evidence["questions"], _entry(question, answer, -1, first[0])]}
+        side, confidence = refined_verdict(first, told.verdict, told.confidence)
+        sure = confidence >= settings.confidence
+        change = f"kept at '{side}'" if side == first[0] else f"revised from '{first[0]}' to '{side}'"
+        verdicts.append(
+            _verdict(
+                claim,
+                side if sure else "unsure",
+                confidence,
+                evidence,
+                f"{change} with confidence {confidence:.2f}; feedback: {told.verdict}, {told.reason}",
                 critic.revision,
                 accepted=sure,
             )
@@ -325,13 +377,22 @@ def judge_claims(
     """One verdict a claim, in order of the (distinct, sorted) claims, with all questions and answers behind them.
 
     With `agree_with_direct` the critic's direct verdict must be the same for a label to be accepted: worth asking of a
-    critic that was fine-tuned on verdicts, never of one that was not.
+    critic that was fine-tuned on verdicts, never of one that was not. Only self-asking takes it; the judges of
+    baselines and ablations (`settings.by`) give the direct verdict already, or an opinion about it.
+
+    Raises:
+        TerminalError: `settings.by` is `oracle`, and the truth is not a critic's to tell.
     """
+    if settings.by == "oracle":
+        raise TerminalError(
+            "self_asking.by=oracle labels by the truth, which no critic knows; such labels are made by their own stage "
+            "in a learning round, with method=oracle_labels"
+        )
     claims = sorted(set(claims))
     if not claims:
         return [], [], []
-    if not settings.enabled:
-        return _judge_directly(claims, frames, critic, settings)
+    if settings.by != "self_asking":
+        return _judge_otherwise(claims, frames, critic, settings, progress)
 
     # Questions depend on the instruction; one list for each episode keeps episodes independent of their shard.
     asked = list(dict.fromkeys((claim.episode_id, claim.instruction) for claim in claims))
@@ -346,6 +407,7 @@ def judge_claims(
     progress(0.3)
     lists = dict(zip(asked, replies, strict=True))
 
+    shown = _last_shown(claims, frames, critic, settings.confidence)
     groups: dict[Claim, list[list[Question]]] = {}
     unreadable: dict[Claim, str] = {}
     for claim in claims:
@@ -362,9 +424,11 @@ def judge_claims(
             continue
         groups[claim] = []
         for text, expected in pairs:
-            group = [make_question(claim, "verification" if is_yes_no(text) else "open", text, expected)]
+            things = mentioned_objects(text)
+            at = shown.get((claim, next(iter(things))), claim) if len(things) == 1 else claim
+            group = [make_question(at, "verification" if is_yes_no(text) else "open", text, expected)]
             if settings.paraphrases:
-                group += [make_question(claim, "paraphrase", *other) for other in _in_other_words(text, expected)]
+                group += [make_question(at, "paraphrase", *other) for other in _in_other_words(text, expected)]
             groups[claim].append(group)
 
     questions = list(
@@ -393,6 +457,36 @@ def judge_claims(
         more_questions, more_answers, verdicts = _confirm_directly(claims, verdicts, frames, critic)
         questions, answers = questions + more_questions, answers + more_answers
     return questions, answers, verdicts
+
+
+_SEEN_QUESTION = "Is the {} in view?"
+
+
+def _last_shown(
+    claims: Sequence[Claim], frames: FrameTable, critic: VisionLanguageModel, confidence: float
+) -> dict[tuple[Claim, str], Claim]:
+    """Of an instruction of several parts, where each of its things was in view last: the claim at that frame.
+
+    Whoever does a second thing has often turned away from the first; nobody else changes it meanwhile. A thing that was
+    in view in no extracted frame is left out.
+    """
+    indices = frames.by_episode()
+    asked = [
+        (claim, name, make_question(replace(claim, frame_index=index), "verification", _SEEN_QUESTION.format(name), "yes"))
+        for claim in claims
+        if _AND_THEN in claim.instruction
+        for name in sorted(mentioned_objects(claim.instruction))
+        for index in indices[claim.episode_id]
+        if index <= claim.frame_index
+    ]
+    if not asked:
+        return {}
+    shown: dict[tuple[Claim, str], Claim] = {}
+    answers = answer_questions([question for _, _, question in asked], frames, critic)
+    for (claim, name, question), answer in zip(asked, answers, strict=True):
+        if spoken_for(question, answer, confidence) == "yes":
+            shown[claim, name] = replace(claim, frame_index=question.frame_index)
+    return shown
 
 
 def _confirm_directly(
@@ -425,47 +519,129 @@ def _confirm_directly(
     return questions, answers, confirmed
 
 
+@dataclass(frozen=True)
+class _Glimpse:
+    """What the critic says of a frame when asked openly."""
+
+    open: frozenset[str]
+    on: frozenset[str]
+    held: frozenset[str]
+    in_view: frozenset[str]
+
+    def says(self, instruction: str) -> Judgement:
+        """Whether an instruction seems to be fulfilled; `unsure` where its things are not all there to be judged."""
+        sides = {self._says(part) for part in instruction.split(_AND_THEN)}
+        return "unsure" if "unsure" in sides else "no" if "no" in sides else "yes"
+
+    def _says(self, part: str) -> Judgement:
+        things, verb = mentioned_objects(part), part.split(" the ")[0]
+        told = {"pick up": self.held, "open": self.open, "turn on": self.on}.get(verb)
+        # What was done to another thing was not done to this one, be it in view or not.
+        there = things <= self.in_view | self.held | self.open | self.on
+        if not things or not (there or told):
+            return "unsure"
+        if told is not None:
+            return "yes" if things <= told else "no"
+        untold = {"close": self.open, "turn off": self.on, "put": self.held}.get(verb)
+        if untold is not None:
+            return "no" if things & untold else "yes"
+        return "yes"
+
+
+def _glance(
+    shown: Sequence[tuple[str, int]], frames: FrameTable, critic: VisionLanguageModel, progress: Progress
+) -> list[_Glimpse]:
+    """Four open questions about each frame."""
+    texts = ("What is open?", "What is switched on?", "What are you holding?", "What is in view?")
+    questions = [make_question(Claim(*where, ""), "open", text, "") for where in shown for text in texts]
+    said = [
+        frozenset(name.strip() for name in answer.text.split(",")) - {"nothing"}
+        for answer in answer_questions(questions, frames, critic, progress)
+    ]
+    return [_Glimpse(*said[start : start + 4]) for start in range(0, len(said), 4)]
+
+
 def contrast_claims(
     episodes: Sequence[Episode],
     frames: Iterable[Frame],
     verdicts: Iterable[Verdict],
     relabels: Iterable[Relabel],
+    critic: VisionLanguageModel,
     *,
+    instructions: Sequence[str],
     per_episode: int,
     seed: int,
+    progress: Progress = _unwatched,
 ) -> list[Claim]:
     """Further claims worth judging, so that each instruction gets labels of both kinds; at most `per_episode` each.
 
-    Half of them put an episode's own instructions (told or achieved) to its other frames, half put instructions that
-    *other* episodes achieved to this one's frames. Only instructions that were achieved somewhere are spread: one that
-    never was would bring nothing but `no`. Deterministic in the rows and `seed`.
+    A quarter of them put an episode's own instructions (told or achieved) to its other frames. For the rest the critic
+    is asked openly what is open, on, held and in view in a frame, and of `instructions` (those of the round) it takes
+    some that seem to be fulfilled in it, for each of these one of the same kind that seems not to be (so that the
+    picture alone does not tell the label), and as many that seem not to be elsewhere. These are guesses at what is worth
+    asking, no labels: each claim is judged like any other. Deterministic in the rows and `seed`.
     """
-    verdicts, relabels = list(verdicts), list(relabels)
     judged = {Claim(verdict.episode_id, verdict.frame_index, verdict.instruction) for verdict in verdicts}
-    judged |= {Claim(row.episode_id, row.frame_index, row.instruction) for row in relabels}
-    achieved: dict[str, set[str]] = {}
-    for verdict in verdicts:
-        if verdict.accepted and verdict.verdict == "yes":
-            achieved.setdefault(verdict.instruction, set()).add(verdict.episode_id)
+    own: dict[str, set[str]] = {episode.episode_id: {episode.instruction} for episode in episodes}
     for row in relabels:
-        if row.accepted:
-            achieved.setdefault(row.instruction, set()).add(row.episode_id)
+        judged.add(Claim(row.episode_id, row.frame_index, row.instruction))
+        if row.accepted and row.episode_id in own:
+            own[row.episode_id].add(row.instruction)
+    table = FrameTable(frames)
+    indices = table.by_episode()
 
-    indices = FrameTable(frames).by_episode()
-    chosen: list[Claim] = []
+    def rank(claim: Claim) -> str:
+        return digest(seed, claim.episode_id, claim.frame_index, claim.instruction)
+
+    looked_at: list[tuple[str, int]] = []
+    chosen: set[Claim] = set()
     for episode in episodes:
-        near: list[Claim] = []
-        far: list[Claim] = []
-        for index in indices.get(episode.episode_id, ()):
-            for instruction, owners in achieved.items():
-                own = episode.episode_id in owners or instruction == episode.instruction
-                claim = Claim(episode.episode_id, index, instruction)
-                if claim not in judged:
-                    (near if own else far).append(claim)
-        for claims, share in ((near, per_episode - per_episode // 2), (far, per_episode // 2)):
-            claims.sort(key=lambda claim: digest(seed, claim.episode_id, claim.frame_index, claim.instruction))
-            chosen += claims[:share]
+        name = episode.episode_id
+        near = [Claim(name, index, text) for index in indices[name] for text in sorted(own[name])]
+        chosen.update(sorted((claim for claim in near if claim not in judged), key=rank)[: per_episode // 4])
+        distinct = [
+            index
+            for place, index in enumerate(indices[name])
+            if place == 0 or not table.same_picture(name, indices[name][place - 1], index)
+        ]
+        looked_at += [(name, index) for index in distinct[-_GLANCES:]]
+    texts = sorted(set(instructions))
+    quarter = per_episode // 4
+    fulfilled: dict[str, list[Claim]] = {}
+    failed: dict[str, list[Claim]] = {}
+    for (name, index), glimpse in zip(looked_at, _glance(looked_at, table, critic, progress), strict=True):
+        for text in texts:
+            claim, side = Claim(name, index, text), glimpse.says(text)
+            if side != "unsure" and claim not in judged and claim not in chosen:
+                (fulfilled if side == "yes" else failed).setdefault(name, []).append(claim)
+    for name in indices:
+        some = _of_many_kinds(fulfilled.get(name, []), rank)[:quarter]
+        others = _of_many_kinds(failed.get(name, []), rank)
+        chosen.update(some)
+        for claim in some:
+            beside = (
+                other
+                for other in others
+                if (other.frame_index, _kind(other)) == (claim.frame_index, _kind(claim)) and other not in chosen
+            )
+            chosen.update(itertools.islice(beside, 1))
+        chosen.update([claim for claim in others if claim not in chosen][:quarter])
     return sorted(chosen)
+
+
+def _kind(claim: Claim) -> str:
+    """The verbs of the claim's instruction."""
+    return " ".join(part.split(" the ")[0] for part in claim.instruction.split(_AND_THEN))
+
+
+def _of_many_kinds(claims: Sequence[Claim], rank: Callable[[Claim], str]) -> list[Claim]:
+    """Claims in seeded order, one of each kind before a second of any."""
+    seen: dict[str, int] = {}
+    turns = []
+    for claim in sorted(claims, key=rank):
+        seen[_kind(claim)] = seen.get(_kind(claim), 0) + 1
+        turns.append((seen[_kind(claim)], rank(claim), claim))
+    return [claim for _, _, claim in sorted(turns, key=lambda turn: turn[:2])]
 
 
 def ask(
@@ -474,19 +650,59 @@ def ask(
     critic: VisionLanguageModel,
     settings: SelfAskingSettings,
     *,
+    steps: Iterable[Step] | None = None,
     claims: Sequence[Claim] | None = None,
     agree_with_direct: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Question], list[Answer], list[Verdict]]:
     """Judges each episode under its own instruction at its last frame, or the given `claims` instead.
 
+    With `steps` (the actor's own words) and `settings.deeds`, what the actor did is evidence too (:mod:`selu.deeds`).
     `progress` is called with (done, all) episodes, estimated from the prompts that were read.
 
     Raises ArtifactError when a frame that a claim is about was not extracted.
     """
     if claims is None:
         claims = [Claim(episode.episode_id, episode.length, episode.instruction) for episode in episodes]
-    shares = in_units(progress, len(episodes))
-    return judge_claims(
-        claims, FrameTable(frames), critic, settings, agree_with_direct=agree_with_direct, progress=shares
+    table, shares = FrameTable(frames), in_units(progress, len(episodes))
+    questions, answers, verdicts = judge_claims(
+        claims, table, critic, settings, agree_with_direct=agree_with_direct, progress=shares
+    )
+    if steps is not None and settings.deeds:
+        by_episode: dict[str, list[Step]] = {}
+        for step in steps:
+            by_episode.setdefault(step.episode_id, []).append(step)
+        verdicts = [_weigh_deeds(verdict, by_episode.get(verdict.episode_id, []), table) for verdict in verdicts]
+    return questions, answers, verdicts
+
+
+def _weigh_deeds(verdict: Verdict, steps: Sequence[Step], frames: FrameTable) -> Verdict:
+    """The verdict with what the actor did as one more piece of evidence.
+
+    Without a deed that could have done it, no "yes" is accepted. With one, a single way of asking that says "yes", or
+    that is unsure, is enough; only where every way says "no" is there a contradiction, which is left to nobody to learn.
+    """
+    deeds = deeds_of(steps, frames)
+    able = None if deeds is None else could_have_done(verdict.instruction, deeds)
+    if deeds is None or able is None:
+        return verdict
+    evidence = json.loads(verdict.evidence)
+    evidence["deeds"] = [{"step": deed.step, "action": deed.action} for deed in deeds]
+    direct = [entry["answer"] for entry in evidence["questions"] if entry["group"] == -1]
+    side, accepted, reason = verdict.verdict, verdict.accepted, verdict.reason
+    if not able:
+        if side == "yes":
+            accepted, reason = False, f"nothing that the actor did and that could be seen would have done it; {reason}"
+    elif side == "no" and "yes" not in direct:
+        accepted, reason = False, f"the actor did what could have done it, but {reason}"
+    elif side != "yes" or not accepted:
+        side, accepted, reason = "yes", True, f"the actor did what could have done it, although {reason}"
+    return _verdict(
+        Claim(verdict.episode_id, verdict.frame_index, verdict.instruction),
+        side,
+        verdict.confidence,
+        {key: value for key, value in evidence.items() if key != "critic"},
+        reason,
+        evidence["critic"],
+        accepted,
     )

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["make_actor_dataset", "make_critic_dataset", "read_dataset"]
 
 _MODULES = ("selu.datasets", "selu.prompting", "selu.frames")
-CRITIC_DATASET = Stage(name="critic-dataset", version=1, modules=_MODULES)
-ACTOR_DATASET = Stage(name="actor-dataset", version=1, modules=_MODULES)
+CRITIC_DATASET = Stage(name="critic-dataset", version=2, modules=_MODULES)
+ACTOR_DATASET = Stage(name="actor-dataset", version=2, modules=_MODULES)
 
 
 def read_dataset(store: Store, ref: ArtifactRef, config: Literal["actor", "critic"]) -> datasets.Dataset:
@@ -77,9 +77,10 @@ def _replay_digest(dataset: DatasetSettings) -> str | None:
 def _replay(dataset: DatasetSettings) -> datasets.Dataset | None:
     if dataset.replay == 0:
         return None
-    from selu.base_model.packaging import load_replay
+    from selu.base_model.packaging import load_replay, split_replay
 
-    return load_replay()
+    # The rest is kept for the guard of the critic.
+    return split_replay(load_replay())[0]
 
 
 def _save(path: Path, rows: datasets.Dataset, config: Literal["actor", "critic"], card: DatasetCard) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import Field
@@ -14,22 +15,25 @@ from pydantic import Field
 from selu.config import EvaluationSettings
 from selu.errors import ArtifactError
 from selu.evaluation import (
+    ItemOutcome,
     Judged,
     MetricRow,
     Phase,
     Probe,
     Series,
     actor_metrics,
+    balanced_difference,
     critic_label_metrics,
     critic_metrics,
     difference_metric,
     error_correlation,
+    label_error_correlation,
     label_metrics,
 )
 from selu.records import Episode, Frame, OracleEpisode, Relabel, Verdict
 from selu.rounds import Workspace
 from selu.store import ArtifactRef, OracleRef, Store, read_table, write_table
-from selu.tasks.judging import ProbeVerdict, read_probe
+from selu.tasks.judging import OWN, ProbeVerdict, read_probe
 from selu.tasks.progress import Meter
 from selu.tasks.stages import (
     Made,
@@ -46,11 +50,13 @@ from selu.tasks.stages import (
     read_steps,
     stage_task,
 )
+from selu.worlds.tasks import kind_of_instruction
 
 __all__ = [
     "ActorRun",
     "CriticRun",
     "LabelRun",
+    "OwnRun",
     "freeze_critic_probe",
     "measure_actor",
     "measure_critic",
@@ -59,8 +65,10 @@ __all__ = [
 
 CRITIC_PROBE = Stage(name="critic-probe", version=1, modules=())
 _MODULES = ("selu.evaluation", "selu.statistics")
-ACTOR_METRICS = Stage(name="actor-metrics", version=1, modules=_MODULES)
-CRITIC_METRICS = Stage(name="critic-metrics", version=1, modules=_MODULES)
+_PAIRED_WAYS = ("direct", "self_asking")
+"""Ways of judging whose gain is measured, trajectory by trajectory; the blinds are there for comparison only."""
+ACTOR_METRICS = Stage(name="actor-metrics", version=2, modules=_MODULES)
+CRITIC_METRICS = Stage(name="critic-metrics", version=2, modules=_MODULES)
 LABEL_METRICS = Stage(name="label-metrics", version=1, modules=_MODULES)
 
 
@@ -173,6 +181,16 @@ class CriticRun(Value):
     judgements: ArtifactRef
 
 
+class OwnRun(Value):
+    """One critic's direct verdicts on what the current actor played on a probe set."""
+
+    phase: Phase
+    probe: Probe
+    episodes: tuple[ArtifactRef, ...]
+    oracle: tuple[OracleRef, ...]
+    judgements: ArtifactRef
+
+
 class LabelRun(Value):
     """What one judging of the learning episodes labelled."""
 
@@ -182,8 +200,10 @@ class LabelRun(Value):
     contrasts: tuple[ArtifactRef, ...] = Field(default=(), description="further judgements that train the critic")
 
 
-def _write(path: Path, rows: Sequence[MetricRow]) -> None:
+def _write(path: Path, rows: Sequence[MetricRow], items: Sequence[ItemOutcome] | None = None) -> None:
     write_table(path / "metrics.parquet", rows, MetricRow)
+    if items is not None:
+        write_table(path / "outcomes.parquet", items, ItemOutcome)
 
 
 @stage_task(ACTOR_METRICS)
@@ -204,6 +224,7 @@ def measure_actor(
     def compute(path: Path, report: Meter) -> None:
         store = workspace.store()
         rows: list[MetricRow] = []
+        items: list[ItemOutcome] = []
         outcomes: dict[tuple[Probe, str, Phase], list[tuple[str, str, bool]]] = {}
         acted = {
             item.probe: {row.task_id for row in read_episodes(store, item.episodes)}
@@ -222,15 +243,24 @@ def measure_actor(
             outcomes[item.probe, item.method, item.phase] = [
                 (row.task_id, row.scene, success.get(row.episode_id) is True) for row in episodes
             ]
+            items += [
+                series.outcome(
+                    row.task_id,
+                    row.scene,
+                    kind_of_instruction(row.instruction),
+                    float(success.get(row.episode_id) is True),
+                )
+                for row in episodes
+            ]
         for (probe, method, phase), after in outcomes.items():
             before = outcomes.get((probe, method, "before"))
-            if phase != "after" or before is None:
+            if phase == "before" or before is None:
                 continue
             if [task for task, _, _ in before] != [task for task, _, _ in after]:
                 raise ArtifactError(f"the actor played other tasks before and after on probe set {probe}")
             rows.append(
                 difference_metric(
-                    Series(run, round_number, "actor", "after", probe, method),
+                    Series(run, round_number, "actor", phase, probe, method),
                     "success_rate",
                     [float(done) for _, _, done in before],
                     [float(done) for _, _, done in after],
@@ -239,7 +269,7 @@ def measure_actor(
                     samples=evaluation.bootstrap,
                 )
             )
-        _write(path, rows)
+        _write(path, rows, items)
 
     return make(
         workspace,
@@ -274,6 +304,31 @@ def _judged(store: Store, item: CriticRun) -> dict[str, list[Judged]]:
     }
 
 
+def _own_metrics(
+    store: Store, runs: Sequence[OwnRun], run: str, round_number: int, seed: int, samples: int
+) -> list[MetricRow]:
+    """Figures of the critics on the current actor's own trajectories, and their paired gain."""
+    rows: list[MetricRow] = []
+    judged: dict[tuple[Probe, Phase], list[Judged]] = {}
+    for item in runs:
+        success = {row.episode_id: row.success for row in read_oracle(store, item.oracle)[0]}
+        said = {
+            row.episode_id: row.verdict
+            for row in read_table(store.path(item.judgements) / "probe_verdicts.parquet", ProbeVerdict)
+        }
+        judged[item.probe, item.phase] = [
+            Judged(said[row.episode_id], success[row.episode_id] is True, row.scene)
+            for row in read_episodes(store, item.episodes)
+        ]
+    for (probe, phase), judgements in judged.items():
+        series = Series(run, round_number, "critic", phase, probe, OWN)
+        rows += critic_metrics(series, judgements, seed=seed, samples=samples)
+        before = judged.get((probe, "before"))
+        if phase != "before" and before is not None:
+            rows.append(balanced_difference(series, before, judgements, seed=seed, samples=samples))
+    return rows
+
+
 @stage_task(CRITIC_METRICS)
 def measure_critic(
     workspace: Workspace,
@@ -283,28 +338,43 @@ def measure_critic(
     run: str,
     round_number: int,
     seed: int,
+    own: Sequence[OwnRun] = (),
 ) -> Made:
     """Balanced accuracy and more of every way of judging, the paired gain, and how errors go together."""
 
     def compute(path: Path, report: Meter) -> None:
         store = workspace.store()
         rows: list[MetricRow] = []
+        items: list[ItemOutcome] = []
         judged: dict[tuple[Probe, Phase], dict[str, list[Judged]]] = {}
         for item in runs:
             ways = judged[item.probe, item.phase] = _judged(store, item)
             for method, judgements in ways.items():
                 series = Series(run, round_number, "critic", item.phase, item.probe, method)
                 rows += critic_metrics(series, judgements, seed=seed, samples=evaluation.bootstrap)
+            for method in _PAIRED_WAYS:
+                series = Series(run, round_number, "critic", item.phase, item.probe, method)
+                items += [
+                    series.outcome(
+                        row.episode_id,
+                        row.scene,
+                        kind_of_instruction(row.instruction),
+                        judgement.credit,
+                        judgement.truth,
+                    )
+                    for row, judgement in zip(read_probe(store, item.trajectories)[0], ways[method], strict=True)
+                ]
             series = Series(run, round_number, "critic", item.phase, item.probe, "direct+self_asking")
             rows.append(error_correlation(series, ways["direct"], ways["self_asking"]))
+        rows += _own_metrics(store, own, run, round_number, seed, evaluation.bootstrap)
         for (probe, phase), after in judged.items():
             before = judged.get((probe, "before"))
-            if phase != "after" or before is None:
+            if phase == "before" or before is None:
                 continue
-            for method in ("direct", "self_asking"):
+            for method in _PAIRED_WAYS:
                 rows.append(
                     difference_metric(
-                        Series(run, round_number, "critic", "after", probe, method),
+                        Series(run, round_number, "critic", phase, probe, method),
                         # The probe is balanced, so the mean of what each judgement earned is the balanced accuracy.
                         "balanced_accuracy",
                         [item.credit for item in before[method]],
@@ -314,7 +384,7 @@ def measure_critic(
                         samples=evaluation.bootstrap,
                     )
                 )
-        _write(path, rows)
+        _write(path, rows, items)
 
     return make(
         workspace,
@@ -324,12 +394,18 @@ def measure_critic(
         compute,
         config={
             "runs": [[item.phase, item.probe] for item in runs],
+            "own": [[item.phase, item.probe] for item in own],
             "bootstrap": evaluation.bootstrap,
             "run": run,
             "round": round_number,
             "seed": seed,
         },
-        inputs=[ref for item in runs for ref in (item.trajectories, item.truth, item.judgements)],
+        inputs=[
+            *(ref for item in runs for ref in (item.trajectories, item.truth, item.judgements)),
+            *(ref for item in own for ref in item.episodes),
+            *(ref for item in own for ref in item.oracle),
+            *(item.judgements for item in own),
+        ],
     )
 
 
@@ -361,6 +437,7 @@ def measure_labels(
             relabels = read_all(store, item.relabels, "relabels", Relabel)
             series = Series(run, round_number, "labels", item.phase, "learning", "selu")
             rows += label_metrics(series, played, verdicts, relabels, truth, facts)
+            rows += label_error_correlation(replace(series, method="direct+self_asking"), played, verdicts, truth)
             if item.contrasts:
                 contrasts = read_all(store, item.contrasts, "verdicts", Verdict)
                 rows += critic_label_metrics(series, played, [*verdicts, *contrasts], relabels, truth, facts)

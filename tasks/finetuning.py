@@ -15,7 +15,7 @@ from selu.tasks.stages import Made, Model, Shard, Stage, device_type_of, make, s
 
 __all__ = ["finetune_model"]
 
-FINETUNING = Stage(name="finetuning", version=1, modules=("selu.finetuning", "selu.models.transformers_engine"))
+FINETUNING = Stage(name="finetuning", version=2, modules=("selu.finetuning", "selu.models.transformers_engine"))
 
 
 @stage_task(FINETUNING)
@@ -55,7 +55,7 @@ def finetune_model(
         "adapter",
         compute,
         config={
-            "finetuning": finetuning.model_dump(mode="json"),
+            "finetuning": finetuning.model_dump(mode="json", exclude={"enabled"}),
             "dtype": model.settings.dtype,
             "device": device_type_of(model.settings),
             "who": who,

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from selu.config import EvaluationSettings
 from selu.errors import ArtifactError
-from selu.evaluation import MetricRow, Phase, Series, difference_metric, rate_metric
+from selu.evaluation import ItemOutcome, MetricRow, Phase, Series, difference_metric, rate_metric
 from selu.general_probe import general_prompts, general_questions, general_questions_digest
 from selu.prompting import prompts_digest, without_full_stop
 from selu.records import Record
@@ -27,7 +27,7 @@ GENERAL_ANSWERS = Stage(
     modules=("selu.general_probe", "selu.prompting", "selu.frames", "selu.models.transformers_engine"),
 )
 GENERAL_METRICS = Stage(
-    name="general-metrics", version=1, modules=("selu.general_probe", "selu.evaluation", "selu.statistics")
+    name="general-metrics", version=2, modules=("selu.general_probe", "selu.evaluation", "selu.statistics")
 )
 
 
@@ -106,6 +106,7 @@ def measure_general(
         store = workspace.store()
         known = general_questions(evaluation.general_questions)
         rows: list[MetricRow] = []
+        items: list[ItemOutcome] = []
         right: dict[tuple[str, Phase], list[bool]] = {}
         for item in runs:
             answers = read_table(store.path(item.answers) / "general_answers.parquet", GeneralAnswer)
@@ -116,13 +117,17 @@ def measure_general(
             ]
             series = Series(run, round_number, "general", item.phase, "A+B", item.who)
             rows.append(rate_metric(series, "accuracy", outcomes))
+            items += [
+                series.outcome(str(answer.number), row.scene, row.kind, float(good))
+                for answer, row, good in zip(answers, known, outcomes, strict=True)
+            ]
         for (who, phase), after in right.items():
             before = right.get((who, "before"))
-            if phase != "after" or before is None:
+            if phase == "before" or before is None:
                 continue
             rows.append(
                 difference_metric(
-                    Series(run, round_number, "general", "after", "A+B", who),
+                    Series(run, round_number, "general", phase, "A+B", who),
                     "accuracy",
                     [float(value) for value in before],
                     [float(value) for value in after],
@@ -132,6 +137,7 @@ def measure_general(
                 )
             )
         write_table(path / "metrics.parquet", rows, MetricRow)
+        write_table(path / "outcomes.parquet", items, ItemOutcome)
 
     return make(
         workspace,

@@ -30,7 +30,7 @@ __all__ = ["relabel_episodes"]
 HINDSIGHT = Stage(
     name="hindsight",
     version=1,
-    modules=("selu.hindsight", "selu.self_asking", "selu.judging", "selu.prompting", "selu.frames"),
+    modules=("selu.hindsight", "selu.self_asking", "selu.deeds", "selu.judging", "selu.prompting", "selu.frames"),
 )
 
 

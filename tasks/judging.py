@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field
@@ -15,15 +16,30 @@ from selu.rounds import Workspace
 from selu.self_asking import ask
 from selu.store import ArtifactRef, Store, read_table, write_table
 from selu.tasks.progress import Meter
-from selu.tasks.stages import Made, Model, Shard, Stage, make, model_config_of, stage_task
+from selu.tasks.stages import (
+    Made,
+    Model,
+    Shard,
+    Stage,
+    make,
+    model_config_of,
+    read_episodes,
+    read_frames,
+    stage_task,
+)
 
-__all__ = ["ProbeVerdict", "judge_probe", "read_probe"]
+__all__ = ["OWN", "ProbeVerdict", "judge_own", "judge_probe", "read_probe"]
 
 JUDGING = Stage(
     name="judging",
     version=1,
     modules=("selu.judging", "selu.self_asking", "selu.prompting", "selu.frames"),
 )
+
+OWN_JUDGING = Stage(name="own-judging", version=1, modules=("selu.judging", "selu.prompting", "selu.frames"))
+
+OWN = "direct:own"
+"""The direct verdict on what the current actor did itself, in place of what several policies recorded once and for all."""
 
 _BLINDS: tuple[Blind, ...] = ("blank", "no_image", "shuffled")
 
@@ -96,5 +112,31 @@ def judge_probe(
             "seed": seed,
         },
         inputs=[probe],
+        models=[critic],
+    )
+
+
+@stage_task(OWN_JUDGING)
+def judge_own(workspace: Workspace, shard: Shard, episodes: Sequence[ArtifactRef], critic: Model) -> Made:
+    """Judge an actor's own recordings directly, each by its last frame."""
+
+    def compute(path: Path, report: Meter) -> None:
+        store = workspace.store()
+        known, table = read_episodes(store, episodes), FrameTable(read_frames(store, episodes))
+        items = [((table.picture(row.episode_id, row.length),), row.instruction) for row in known]
+        rows = [
+            ProbeVerdict(episode_id=row.episode_id, method=OWN, verdict=verdict, confidence=confidence)
+            for row, (verdict, confidence) in zip(known, direct_verdicts(items, critic.load(store)), strict=True)
+        ]
+        write_table(path / "probe_verdicts.parquet", rows, ProbeVerdict)
+
+    return make(
+        workspace,
+        OWN_JUDGING,
+        shard,
+        "probe_judgements",
+        compute,
+        config={"critic": model_config_of(critic.settings), "prompts": prompts_digest()},
+        inputs=list(episodes),
         models=[critic],
     )

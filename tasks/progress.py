@@ -32,7 +32,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-__all__ = ["Display", "LineDisplay", "Meter", "RichDisplay", "finished", "interrupt", "meter", "shown_on"]
+__all__ = ["Display", "LineDisplay", "Meter", "RichDisplay", "finished", "interrupt", "interrupted", "meter", "say", "shown_on"]
 
 logger = logging.getLogger("selu.progress")
 
@@ -54,12 +54,19 @@ class Display(Protocol):
         """A stage has ended: `reused` of its tasks found their artifact in the store."""
         ...
 
+    def say(self, text: str) -> None:
+        """A line for people."""
+        ...
+
 
 class _Nobody:
     def advance(self, stage: str, shard: str, done: int, total: int) -> None:
         pass
 
     def finish(self, stage: str, seconds: float, reused: int, tasks: int) -> None:
+        pass
+
+    def say(self, text: str) -> None:
         pass
 
 
@@ -69,6 +76,8 @@ class _Rate(ProgressColumn):
 
 
 def _ended(stage: str, seconds: float, reused: int, tasks: int) -> str:
+    if not tasks:
+        return f"{stage}: switched off"
     if reused == tasks:
         return f"{stage}: nothing to do, it is in the store"
     again = f", {reused} of {tasks} parts were in the store" if reused else ""
@@ -102,6 +111,9 @@ class RichDisplay:
         mark = "[dim]=[/]" if reused == tasks else "[green]✓[/]"
         self.progress.console.print(f"{mark} {_ended(stage, seconds, reused, tasks)}", highlight=False)
 
+    def say(self, text: str) -> None:
+        self.progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
 
 class LineDisplay:
     """A line now and then, where there is no terminal."""
@@ -126,6 +138,9 @@ class LineDisplay:
 
     def finish(self, stage: str, seconds: float, reused: int, tasks: int) -> None:
         self.console.print(_ended(stage, seconds, reused, tasks), highlight=False)
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 _display: Display = _Nobody()
@@ -156,9 +171,19 @@ def interrupt() -> None:
     _interrupted.set()
 
 
+def interrupted() -> bool:
+    """Whether :func:`interrupt` was called: what fails from then on was stopped."""
+    return _interrupted.is_set()
+
+
 def finished(stage: str, seconds: float, reused: int, tasks: int) -> None:
     """Tell the display that a stage has ended."""
     _display.finish(stage, seconds, reused, tasks)
+
+
+def say(text: str) -> None:
+    """Show people a line, above the bars of what is at work."""
+    _display.say(text)
 
 
 def meter(stage: str, *, index: int = 0, count: int = 1, start: int = 0, whole: int | None = None) -> Meter:

@@ -8,6 +8,7 @@ its own, beside the episodes.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -60,7 +61,7 @@ DRAWING = Stage(name="tasks", version=1, modules=("selu.worlds.tasks", *_WORLD))
 PROBE_TASKS = Stage(name="probe-tasks", version=1, modules=("selu.worlds.tasks",))
 ROLLOUT = Stage(
     name="rollout",
-    version=1,
+    version=2,
     modules=("selu.rollout", *_WORLD, "selu.prompting", "selu.frames", "selu.models.transformers_engine"),
 )
 
@@ -102,8 +103,8 @@ def draw_tasks(workspace: Workspace, shard: Shard, tasks: TaskSettings, world: W
     def compute(path: Path, report: Meter) -> None:
         from selu.rollout import shared_pool
 
-        with shared_pool(world).worlds(1) as worlds:
-            drawn = generate_tasks(tasks, worlds[0], seed, tasks.episodes)
+        with shared_pool(world).worlds(min(os.cpu_count() or 1, 8)) as worlds:
+            drawn = generate_tasks(tasks, worlds, seed, tasks.episodes, progress=report)
         write_table(path / "tasks.parquet", drawn, HouseholdTask)
 
     config: dict[str, Json] = {

@@ -23,19 +23,15 @@ from selu.tasks.stages import (
     model_config_of,
     read_all,
     read_episodes,
+    read_steps,
     stage_task,
 )
 
 __all__ = ["ask_about_contrasts", "ask_about_episodes"]
 
-_MODULES = ("selu.self_asking", "selu.judging", "selu.prompting", "selu.frames")
+_MODULES = ("selu.self_asking", "selu.deeds", "selu.judging", "selu.prompting", "selu.frames")
 SELF_ASKING = Stage(name="self-asking", version=1, modules=_MODULES)
 CONTRASTS = Stage(name="contrasts", version=1, modules=_MODULES)
-
-CONTRASTS_PER_EPISODE = 4
-"""Two of an episode's own frames and two foreign instructions: about as many labels again as hindsight brings, at the
-cost of some tens of questions an episode."""
-
 
 def _write(path: Path, rows: tuple[list[Question], list[Answer], list[Verdict]]) -> None:
     questions, answers, verdicts = rows
@@ -68,6 +64,7 @@ def ask_about_episodes(
                 read_selected_frames(store, [episodes], [frames]),
                 critic.load(store),
                 self_asking,
+                steps=read_steps(store, [episodes]),
                 agree_with_direct=agree_with_direct,
                 progress=report,
             ),
@@ -98,28 +95,43 @@ def ask_about_contrasts(
     frames: ArtifactRef,
     judgements: Sequence[ArtifactRef],
     relabels: Sequence[ArtifactRef],
+    everything: Sequence[ArtifactRef],
     critic: Model,
     self_asking: SelfAskingSettings,
     seed: int,
 ) -> Made:
-    """Judge other frames and other episodes' instructions, so that every instruction gets labels of both kinds.
+    """Judge other frames under the round's instructions, so that every instruction gets labels of both kinds.
 
-    `judgements` and `relabels` are those of all shards: what was achieved anywhere is put to this shard's episodes.
+    `judgements` and `relabels` are those of this shard, `everything` the episodes of all shards, for their instructions.
     """
 
     def compute(path: Path, report: Meter) -> None:
         store = workspace.store()
         known = read_episodes(store, [episodes])
         seen = read_selected_frames(store, [episodes], [frames])
+        model, whole = critic.load(store), len(known)
         claims = contrast_claims(
             known,
             seen,
             read_all(store, judgements, "verdicts", Verdict),
             read_all(store, relabels, "relabels", Relabel),
-            per_episode=CONTRASTS_PER_EPISODE,
+            model,
+            instructions=[episode.instruction for episode in read_episodes(store, everything)],
+            per_episode=self_asking.contrasts,
             seed=seed,
+            progress=lambda share: report(int(0.3 * share * whole), whole),
         )
-        _write(path, ask(known, seen, critic.load(store), self_asking, claims=claims, progress=report))
+        _write(
+            path,
+            ask(
+                known,
+                seen,
+                model,
+                self_asking,
+                claims=claims,
+                progress=lambda done, of: report(int(0.3 * of + 0.7 * done), of),
+            ),
+        )
 
     return make(
         workspace,
@@ -129,11 +141,10 @@ def ask_about_contrasts(
         compute,
         config={
             "self_asking": self_asking.model_dump(mode="json"),
-            "per_episode": CONTRASTS_PER_EPISODE,
             "critic": model_config_of(critic.settings),
             "prompts": prompts_digest(),
             "seed": seed,
         },
-        inputs=[episodes, frames, *judgements, *relabels],
+        inputs=[episodes, frames, *judgements, *relabels, *everything],
         models=[critic],
     )

@@ -23,6 +23,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, Field
 
+from selu.budget import Tokens, counted
 from selu.config import ModelSettings, WorldSettings
 from selu.errors import ArtifactError, TransientError
 from selu.models.base import VisionLanguageModel
@@ -255,14 +256,14 @@ class _Job(NamedTuple):
         return cls(store, shard, key, provenance, inputs)
 
     @contextlib.contextmanager
-    def work(self) -> Iterator[tuple[Meter, Callable[[], float]]]:
-        """Verify the inputs, and show the shard's beginning and end."""
+    def work(self) -> Iterator[tuple[Meter, Callable[[], float], Tokens]]:
+        """Verify the inputs, show the shard's beginning and end, and count the time and the tokens that it takes."""
         for ref in self.inputs:
             self.store.verify(ref)
         report, size = self.shard.meter(), self.shard.stop - self.shard.start
         report(0, size)
-        with timed() as seconds:
-            yield report, seconds
+        with timed() as seconds, counted() as tokens:
+            yield report, seconds, tokens
         report(size, size)
 
 
@@ -289,8 +290,10 @@ def make(
     found = job.store.find(kind, job.key)
     if found is not None:
         return Made(ref=found, cached=True, seconds=job.store.manifest(found).seconds)
-    with job.work() as (report, seconds), job.store.create(kind, job.key, job.provenance) as draft:
+    with job.work() as (report, seconds, tokens), job.store.create(kind, job.key, job.provenance) as draft:
         compute(draft.path, report)
+        # A stage that is found in the store still tells what it took.
+        job.provenance["tokens"] = tokens.as_dict()
     return Made(ref=draft.ref, cached=False, seconds=seconds())
 
 
@@ -308,7 +311,7 @@ def make_sealed(
     found = job.store.find_oracle(kind, job.key)
     if found is not None:
         return Sealed(oracle=found, cached=True, seconds=job.store.manifest(found).seconds)
-    with job.work() as (report, seconds), job.store.create_oracle(kind, job.key, job.provenance) as draft:
+    with job.work() as (report, seconds, _), job.store.create_oracle(kind, job.key, job.provenance) as draft:
         compute(draft.path, report)
     return Sealed(oracle=draft.ref, cached=False, seconds=seconds())
 
@@ -342,9 +345,10 @@ def make_with_truth(
             return MadeWithTruth(ref=found, oracle=truth, cached=True, seconds=store.manifest(found).seconds)
         store.set_aside(found)
         store.set_aside(truth)
-    with job.work() as (report, seconds):
+    with job.work() as (report, seconds, tokens):
         with store.create(kind, job.key, job.provenance) as draft:
             write_truth = compute(draft.path, report)
+            job.provenance["tokens"] = tokens.as_dict()
         with store.create_oracle(oracle_kind, job.key, {**job.provenance, "about": draft.digest}) as sealed:
             write_truth(sealed.path)
     if store.manifest(sealed.ref).provenance.get("about") != draft.ref.digest:

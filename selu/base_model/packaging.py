@@ -22,9 +22,11 @@ from selu.base_model.corpus import Demonstrations, FrameSet, language_turns, que
 from selu.base_model.processor import save_household_processor
 from selu.frames import encode_picture
 
-__all__ = ["REPLAY_FILE", "load_replay", "package", "replay_table"]
+__all__ = ["REPLAY_FILE", "load_replay", "package", "replay_table", "split_replay"]
 
 REPLAY_FILE = Path(__file__).resolve().parent.parent / "base_models" / "household" / "replay.parquet"
+_KEPT_BACK = 10
+"""One row in ten is never trained on."""
 _TURN = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _SCHEMA = pa.schema(
     [
@@ -80,6 +82,22 @@ def load_replay(path: Path = REPLAY_FILE) -> datasets.Dataset:
     return datasets.Dataset(
         datasets.table.InMemoryTable(table.cast(features.arrow_schema)), info=datasets.DatasetInfo(features=features)
     )
+
+
+def split_replay(replay: datasets.Dataset) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """The rows that dataset versions may rehearse, and those (about a tenth) that are kept back from all of them.
+
+    The hash of a row's own content decides, so that neither a seed nor a setting moves a row from one side to the other.
+    What is kept back tells a guard whether a model forgets, as its own training data could not.
+    """
+    undecoded = replay.cast_column("images", datasets.List(datasets.Image(decode=False)))
+    sides: tuple[list[int], list[int]] = ([], [])
+    for index, row in enumerate(undecoded):
+        given: Any = row
+        texts = json.dumps([given["prompt"][0]["content"], given["completion"][0]["content"]])
+        digest = hashlib.sha256(texts.encode() + b"".join(image["bytes"] for image in given["images"])).digest()
+        sides[int.from_bytes(digest[:8], "big") % _KEPT_BACK == 0].append(index)
+    return replay.select(sides[0]), replay.select(sides[1])
 
 
 def package(

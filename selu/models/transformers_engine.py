@@ -34,6 +34,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
+from selu.budget import count_tokens
 from selu.errors import ConfigError, TransientError
 from selu.models.base import Prompt, Reply
 from selu.prompting import PromptStyle
@@ -551,6 +552,7 @@ class TransformersModel:
         texts = tokenizer.batch_decode(
             [row[keep].tolist() for row, keep in zip(written, alive & ~ends, strict=True)], skip_special_tokens=True
         )
+        count_tokens(read=int(inputs["attention_mask"].sum()), written=int(alive.sum()))
         # Four decimals: the rest is the rounding of floating point arithmetic, and no record should hold it.
         return [Reply(text.strip(), round(value, 4)) for text, value in zip(texts, total.tolist(), strict=True)]
 
@@ -560,6 +562,9 @@ class TransformersModel:
         several = any(len(choice) > 1 for choice in choices)
         output = self._weights.model(**inputs, use_cache=several, logits_to_keep=1)
         first = output.logits[:, -1].double().log_softmax(dim=-1)
+        # A choice's first token is answered from the prompt alone; to score the rest it has to be read.
+        beyond = sum(len(choice) - 1 for choice in choices)
+        count_tokens(read=int(inputs["attention_mask"].sum()) + beyond * len(prompts))
         table = np.empty((len(prompts), len(choices)))
         for column, choice in enumerate(choices):
             total = first[:, choice[0]]

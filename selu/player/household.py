@@ -183,6 +183,7 @@ class Household:
         """Note that geometry has to be gathered again before the next picture."""
         self._stale = True
         self._view: View | None = None
+        self._pixels: tuple[View, np.ndarray[Any, np.dtype[np.int64]]] | None = None
 
     def view(self) -> View:
         """What the agent sees now; cached until something changes."""
@@ -222,8 +223,11 @@ class Household:
 
     def pixels(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Pixels of each object in the current view, in the order of :meth:`instance_ids`."""
-        segmentation = self.view().segmentation
-        return np.bincount(segmentation[segmentation >= 0], minlength=len(self._names))
+        view = self.view()
+        if self._pixels is None or self._pixels[0] is not view:
+            segmentation = view.segmentation
+            self._pixels = view, np.bincount(segmentation[segmentation >= 0], minlength=len(self._names))
+        return self._pixels[1]
 
     def is_visible(self, thing: Thing) -> bool:
         """In the picture and within the visibility distance, as AI2-THOR means it."""
@@ -346,16 +350,21 @@ class Household:
             receptacle.can("openable") and receptacle.object_type not in SURFACES
         )
         room = np.maximum(s / 2 - half - 0.02, 0)
-        neighbours = [np.array(self.things[n].centre)[[0, 2]] for n in receptacle.contents]
+        places = [self.things[n].centre for n in receptacle.contents]
+        neighbours = [(float(x), float(z)) for x, _, z in places]
+        to_x, to_z = float(toward[0]), float(toward[1])
         spots = [
-            c[[0, 2]] + np.array([u * room[0], v * room[2]])
+            (float(c[0] + u * room[0]), float(c[2] + v * room[2]))
             for u in np.linspace(-1, 1, 7)
             for v in np.linspace(-1, 1, 7)
         ]
 
-        def cost(spot: np.ndarray[Any, np.dtype[Any]]) -> float:
-            crowd = sum(max(0.0, 0.4 - float(np.linalg.norm(spot - n))) for n in neighbours)
-            return 20 * crowd + float(np.linalg.norm(spot - toward))
+        def away(spot: tuple[float, float], x: float, z: float) -> float:
+            return math.sqrt((spot[0] - x) * (spot[0] - x) + (spot[1] - z) * (spot[1] - z))
+
+        def cost(spot: tuple[float, float]) -> float:
+            crowd = sum(max(0.0, 0.4 - away(spot, x, z)) for x, z in neighbours)
+            return 20 * crowd + away(spot, to_x, to_z)
 
         x, z = min(spots, key=cost)
         if inside:

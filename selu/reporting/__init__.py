@@ -76,5 +76,6 @@ def render(report: Report) -> str:
         interval_plot=drawing.interval_plot,
         interval_axis=drawing.interval_axis,
         curve_plot=drawing.curve_plot,
+        trend_plot=drawing.trend_plot,
     )
     return environment.get_template("report.html").render(report=report)

@@ -19,8 +19,17 @@ from selu.errors import ArtifactError
 from selu.evaluation import MetricRow
 from selu.prompting import prompts_digest
 from selu.reporting.episodes import Practice, picture_uri, read_columns
+from selu.reporting.trends import guard_trends, trends
 from selu.reporting.views import ArtifactLine, Comparison, Curve, DatasetView, Report, Sample, StageView
-from selu.rounds import Round, StageName, find_metric, round_metrics
+from selu.rounds import (
+    Round,
+    StageName,
+    decisions,
+    find_metric,
+    round_metrics,
+    rounds_of_run,
+    why_stopped,
+)
 from selu.store import ArtifactRef, OracleRef, Store
 
 __all__ = ["gather"]
@@ -61,15 +70,20 @@ def gather(store: Store, finished: Round) -> Report:
     """
     rows = round_metrics(store, finished)
     comparisons = _comparisons(rows)
+    run = [(item, round_metrics(store, item)) for item in rounds_of_run(store, finished)]
     home = Practice(store, finished)
     curves = tuple(
         curve
-        for who, ref in (("critic", finished.critic_adapter), ("actor", finished.actor_adapter))
-        if (curve := _curve(store, who, ref)) is not None
+        for who, ref in (
+            ("critic", finished.critic_candidate or finished.critic_adapter),
+            ("actor", finished.actor_candidate or finished.actor_adapter),
+        )
+        if ref is not None and (curve := _curve(store, who, ref)) is not None
     )
     datasets = tuple(
         _dataset(store, who, ref)
         for who, ref in (("critic", finished.critic_dataset), ("actor", finished.actor_dataset))
+        if ref is not None
     )
     settings = finished.settings
     return Report(
@@ -80,10 +94,14 @@ def gather(store: Store, finished: Round) -> Report:
         seed=settings.seed,
         started=_moment(finished.started),
         finished=_moment(finished.finished),
-        headline=_headline(comparisons, finished.round),
+        headline=_headline(comparisons, finished.round, by_truth=settings.self_asking.by == "oracle"),
         sentences=_sentences(comparisons, rows),
         facts=home.facts(datasets),
         comparisons=comparisons,
+        decisions=tuple(decisions(rows, finished)),
+        trends=trends(run),
+        guard_trends=guard_trends([item for item, _ in run]),
+        stopped=why_stopped([item for item, _ in run]),
         references=_references(rows),
         metrics=tuple(rows),
         stages=tuple(
@@ -101,7 +119,7 @@ def gather(store: Store, finished: Round) -> Report:
         ),
         pairs=home.pairs(),
         hindsight=settings.hindsight.enabled,
-        self_asking=settings.self_asking.enabled,
+        self_asking=settings.self_asking.by == "self_asking",
         labels=home.labels(rows),
         curves=curves,
         datasets=datasets,
@@ -137,6 +155,13 @@ _RESULTS = (
         "balanced_accuracy",
         "Critic, by self-asking",
         "The same verdict through its own questions.",
+    ),
+    (
+        "critic",
+        "direct:own",
+        "balanced_accuracy",
+        "Critic, asked directly about the actor's own",
+        "On what the present actor itself does, in place of the frozen mixture; classes weigh alike.",
     ),
     ("actor", "selu", "success_rate", "Actor", "Tasks whose goal holds when the episode ends."),
 )
@@ -198,7 +223,7 @@ def _references(rows: Sequence[MetricRow]) -> tuple[Comparison, ...]:
         if row.subject in wanted
         and row.probe in ("A", "B")
         and row.metric == wanted[row.subject][0]
-        and row.method not in ("direct", "self_asking", "selu")
+        and row.method not in ("direct", "self_asking", "direct:own", "selu")
     }
     labels = {
         "random": ("Random policy", "the actor's floor"),
@@ -222,7 +247,7 @@ def _pick(comparisons: Iterable[Comparison], label: str, probe: str) -> Comparis
     return next((item for item in comparisons if (item.label, item.probe) == (label, probe)), None)
 
 
-def _headline(comparisons: Sequence[Comparison], number: int) -> str:
+def _headline(comparisons: Sequence[Comparison], number: int, *, by_truth: bool) -> str:
     """The result in one sentence, without judging it."""
     critic, actor = _pick(comparisons, "Critic, asked directly", "A"), _pick(comparisons, "Actor", "A")
     parts = []
@@ -236,7 +261,8 @@ def _headline(comparisons: Sequence[Comparison], number: int) -> str:
     if not parts:
         return "This round has no figures yet."
     time = "In one round" if number == 1 else f"In round {number}"
-    return f"{time} without reward or human label, {' and '.join(parts)}."
+    how = "on labels by the truth (an upper bound, no self-learning)" if by_truth else "without reward or human label"
+    return f"{time} {how}, {' and '.join(parts)}."
 
 
 def _sentences(comparisons: Sequence[Comparison], rows: Sequence[MetricRow]) -> tuple[str, ...]:
@@ -327,11 +353,14 @@ _ROLES: tuple[tuple[str, str], ...] = (
     ("relabels", "relabels of the first judging"),
     ("contrasts", "further judgements"),
     ("critic_dataset", "critic's dataset version"),
-    ("critic_adapter", "critic's adapter"),
+    ("critic_candidate", "critic's new adapter"),
+    ("critic_adapter", "critic's adapter in use"),
     ("rejudgements", "re-judging"),
     ("rerelabels", "relabels of the re-judging"),
     ("actor_dataset", "actor's dataset version"),
-    ("actor_adapter", "actor's adapter"),
+    ("actor_candidate", "actor's new adapter"),
+    ("actor_adapter", "actor's adapter in use"),
+    ("guard_artifacts", "guards' decisions"),
     ("metrics", "figures"),
 )
 
@@ -340,7 +369,8 @@ def _artifacts(store: Store, finished: Round) -> tuple[ArtifactLine, ...]:
     lines = []
     for name, role in _ROLES:
         value: Any = getattr(finished, name)
-        refs: Sequence[ArtifactRef | OracleRef] = value if isinstance(value, tuple) else (value,)
+        listed = value if isinstance(value, tuple) else (value,)
+        refs: Sequence[ArtifactRef | OracleRef] = [ref for ref in listed if ref is not None]
         for number, ref in enumerate(refs, 1):
             manifest = store.manifest(ref)
             lines.append(

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from markupsafe import Markup, escape
 
 from selu.evaluation import MetricRow
+from selu.reporting.views import Trend, TrendPoint
 
 __all__ = [
     "breakable",
@@ -22,6 +23,7 @@ __all__ = [
     "percent",
     "points",
     "seconds",
+    "trend_plot",
 ]
 
 _NARROW_SPACE = "\u202f"
@@ -180,4 +182,74 @@ def curve_plot(steps: Sequence[int], losses: Sequence[float]) -> Markup:
         f'<svg class="curve" viewBox="0 0 {_CURVE_WIDTH:.0f} {_CURVE_HEIGHT:.0f}" role="img" '
         f'aria-label="loss from {pairs[0][1]:.2f} to {smooth[-1]:.2f} in {last} steps">'
         f"{grid}{ticks}{line([loss for _, loss in pairs], 'raw')}{line(smooth, 'smooth')}{dot}</svg>"
+    )
+
+
+_TREND_WIDTH, _TREND_HEIGHT = 360.0, 190.0
+
+
+def trend_plot(trend: Trend) -> Markup:
+    """Lines over rounds with their 95 % intervals as whiskers; limits are dashed, refused candidates are hollow."""
+    points = [point for line in trend.lines for point in line.points if math.isfinite(point.value)]
+    if not points:
+        return Markup("")
+    first, last = min(point.round for point in points), max(point.round for point in points)
+    highest = max(max(point.value, point.high if math.isfinite(point.high) else 0.0) for point in points)
+    top = min(1.0, max(0.1, highest * 1.1)) if trend.share else max(0.1, highest * 1.1)
+    step = _nice_step(top, 5)
+    inset = 18.0
+    left, right = _LEFT + inset, _TREND_WIDTH - _RIGHT - inset
+
+    def x(at: float) -> float:
+        return round((left + right) / 2 if last == first else left + (at - first) / (last - first) * (right - left), 1)
+
+    def y(value: float) -> float:
+        shown = min(max(value, 0.0), top)
+        return round(_TOP + (1 - shown / top) * (_TREND_HEIGHT - _TOP - _BOTTOM), 1)
+
+    levels = [round(number * step, 6) for number in range(int(top / step + 1e-9) + 1)]
+    grid = "".join(
+        f'<line class="grid" x1="{_LEFT}" x2="{_TREND_WIDTH - _RIGHT}" y1="{y(level)}" y2="{y(level)}"/>'
+        f'<text x="{_LEFT - 6}" y="{y(level) + 4}" text-anchor="end">'
+        f"{f'{100 * level:g}' if trend.share else f'{level:g}'}</text>"
+        for level in levels
+    )
+    every = max(1, math.ceil((last - first + 1) / 10))
+    ticks = "".join(
+        f'<text x="{x(number)}" y="{_TREND_HEIGHT - 12}" text-anchor="middle">{number or "base"}</text>'
+        for number in range(first, last + 1, every)
+    )
+
+    def said(value: float) -> str:
+        return percent(value) if trend.share else f"{value:.3f}"
+
+    def dot(name: str, point: TrendPoint, shift: float) -> str:
+        place = round(x(point.round) + shift, 1)
+        whisker = ""
+        if math.isfinite(point.low) and math.isfinite(point.high):
+            whisker = (
+                f'<line class="whisker" x1="{place}" x2="{place}" y1="{y(point.low)}" y2="{y(point.high)}"/>'
+            )
+        title = f"{name}, {f'round {point.round}' if point.round else 'base'}: {said(point.value)}"
+        return (
+            f'{whisker}<circle cx="{place}" cy="{y(point.value)}" r="3.6"{" class=refused" if point.refused else ""}>'
+            f"<title>{escape(title)}{', refused' if point.refused else ''}</title></circle>"
+        )
+
+    drawn, words = [], []
+    figures = sum(line.tone != "limit" for line in trend.lines)
+    for number, line in enumerate(trend.lines):
+        known = [point for point in line.points if math.isfinite(point.value)]
+        # Side by side, so that whiskers do not cover each other.
+        shift = 0.0 if line.tone == "limit" else 5.0 * (number - (figures - 1) / 2)
+        path = " ".join(f"{round(x(point.round) + shift, 1)},{y(point.value)}" for point in known)
+        dots = "" if line.tone == "limit" else "".join(dot(line.name, point, shift) for point in known)
+        if line.tone == "limit" and len(known) == 1:
+            path = f"{x(first) - inset},{y(known[0].value)} {x(first) + inset},{y(known[0].value)}"
+        drawn.append(f'<g class="{line.tone}"><polyline points="{path}"/>{dots}</g>')
+        if known:
+            words.append(f"{line.name}: {', '.join(said(point.value) for point in known)}")
+    return Markup(
+        f'<svg class="curve trend" viewBox="0 0 {_TREND_WIDTH:.0f} {_TREND_HEIGHT:.0f}" role="img" '
+        f'aria-label="{escape("; ".join(words))}">{grid}{ticks}{"".join(drawn)}</svg>'
     )

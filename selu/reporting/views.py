@@ -7,6 +7,7 @@ from typing import Literal
 
 from selu.evaluation import MetricRow
 from selu.records import Episode
+from selu.rounds import Decision
 
 __all__ = [
     "ArtifactLine",
@@ -24,6 +25,9 @@ __all__ = [
     "Report",
     "Sample",
     "StageView",
+    "Trend",
+    "TrendLine",
+    "TrendPoint",
     "VerdictView",
 ]
 
@@ -46,6 +50,36 @@ class Comparison:
         """Episodes behind the figures."""
         row = self.after or self.before
         return row.n if row is not None else 0
+
+
+@dataclass(frozen=True)
+class TrendPoint:
+    """A figure after a round; round 0 is before the first one."""
+
+    round: int
+    value: float
+    low: float = float("nan")
+    high: float = float("nan")
+    refused: bool = False
+
+
+@dataclass(frozen=True)
+class TrendLine:
+    """A figure over rounds; `tone` says how it is drawn."""
+
+    name: str
+    tone: Literal["first", "second", "third", "limit"]
+    points: tuple[TrendPoint, ...]
+
+
+@dataclass(frozen=True)
+class Trend:
+    """Figures over rounds in one plot; `share`: they are drawn as percent."""
+
+    title: str
+    note: str
+    lines: tuple[TrendLine, ...]
+    share: bool = True
 
 
 @dataclass(frozen=True)
@@ -239,6 +273,10 @@ class Report:
     sentences: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
     comparisons: tuple[Comparison, ...]
+    decisions: tuple[Decision, ...]
+    trends: tuple[Trend, ...]
+    guard_trends: tuple[Trend, ...]
+    stopped: str | None
     references: tuple[Comparison, ...]
     metrics: tuple[MetricRow, ...]
     stages: tuple[StageView, ...]

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ __all__ = [
     "frozen_tasks",
     "generate_tasks",
     "goal_of_instruction",
+    "kind_of_instruction",
     "start_key",
     "user_tasks",
 ]
@@ -73,41 +75,72 @@ def start_key(task: Task) -> tuple[Any, ...]:
 
 
 def generate_tasks(
-    settings: TaskSettings, world: World, seed: int, count: int, *, freezing: bool = False
+    settings: TaskSettings,
+    world: World | Sequence[World],
+    seed: int,
+    count: int,
+    *,
+    freezing: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Task]:
-    """``count`` tasks; the same settings and seed give the same tasks.
+    """``count`` tasks; the same settings and seed give the same tasks, drawn in one world or in several side by side.
 
     Kinds and scenes take turns. Each task is played once by the planner, and one that it cannot solve within the step
     limit is drawn again, as is one of the learning scenes that begins like one of probe A (unless it is probe A that is
-    being made: ``freezing``). A user's own instructions (``settings.instructions``) are taken as they are.
+    being made: ``freezing``). In a share of them (``settings.unsolvable``) the instruction then names an object that is not
+    in the scene. A user's own instructions (``settings.instructions``) are taken as they are.
 
     Raises:
         ConfigError: the scenes hold no solvable task of a kind.
     """
     scenes = settings.scenes or scenes_of_split(settings.split)
+    worlds = [world] if isinstance(world, World) else list(world)
     if settings.instructions is not None:
-        return user_tasks(settings.instructions, world, scenes, seed, count)
-    tasks: list[Task] = []
+        return user_tasks(settings.instructions, worlds[0], scenes, seed, count)
     reserved = (
         {start_key(t) for t in frozen_tasks("probe_a")} if settings.split == "learning" and not freezing else set()
     )
-    # Which scenes have tasks of a kind depends on the room (no toilet in a kitchen): scenes are tried in a shuffled order.
-    for i in range(count):
-        kind = settings.kinds[i % len(settings.kinds)]
-        rng = np.random.default_rng(np.random.SeedSequence([seed, i]))
-        order = rng.permutation(len(scenes))
-        for attempt in range(ATTEMPTS):
-            scene = scenes[int(order[attempt % len(scenes)])]
-            task = _draw(kind, scene, world, rng)
-            if task is not None and start_key(task) not in reserved and _is_solvable(task, world):
-                tasks.append(task)
-                break
-        else:
-            raise ConfigError(
-                f"No solvable task of kind `{kind}` was found in {len(scenes)} scenes after {ATTEMPTS} draws. "
-                "Leave the kind out of tasks.kinds, or name more scenes in tasks.scenes."
-            )
-    return tasks
+    shuffled = np.random.default_rng(np.random.SeedSequence([seed, count])).permutation(count)
+    spoiled = {int(i) for i in shuffled[: round(settings.unsolvable * count)]}
+    tasks: dict[int, Task] = {}
+
+    def draw_every(lane: int) -> None:
+        for i in range(lane, count, len(worlds)):
+            tasks[i] = _draw_solvable(settings, worlds[lane], scenes, reserved, seed, i, absent=i in spoiled)
+            if progress is not None:
+                progress(len(tasks), count)
+
+    with ThreadPoolExecutor(max_workers=len(worlds)) as threads:
+        list(threads.map(draw_every, range(len(worlds))))
+    return [tasks[i] for i in range(count)]
+
+
+def _draw_solvable(
+    settings: TaskSettings,
+    world: World,
+    scenes: Sequence[str],
+    reserved: Container[object],
+    seed: int,
+    number: int,
+    *,
+    absent: bool,
+) -> Task:
+    """The task of this number, which depends on no other."""
+    kind = settings.kinds[number % len(settings.kinds)]
+    rng = np.random.default_rng(np.random.SeedSequence([seed, number]))
+    # Which scenes have tasks of a kind depends on the room (no toilet in a kitchen): they are tried in a shuffled order.
+    order = rng.permutation(len(scenes))
+    for attempt in range(ATTEMPTS):
+        scene = scenes[int(order[attempt % len(scenes)])]
+        task = _draw(kind, scene, world, rng)
+        if task is not None and start_key(task) not in reserved and _is_solvable(task, world):
+            task = _about_something_absent(task, world, rng) if absent else task
+            if task is not None:
+                return task
+    raise ConfigError(
+        f"No solvable task of kind `{kind}` was found in {len(scenes)} scenes after {ATTEMPTS} draws. "
+        "Leave the kind out of tasks.kinds, or name more scenes in tasks.scenes."
+    )
 
 
 def _draw(kind: str, scene: str, world: World, rng: np.random.Generator) -> Task | None:
@@ -145,6 +178,20 @@ def _is_solvable(task: Task, world: World) -> bool:
         return False
     solve(world)
     return holds(task.goal, world.oracle().facts)
+
+
+def _about_something_absent(task: Task, world: World, rng: np.random.Generator) -> Task | None:
+    """The same task about an object that the scene does not have, in place of its first; None if it has all of them."""
+    first, *rest = task.goal
+    present = {o["objectType"] for o in world.candidates()["metadata"]["objects"]}
+    absent = sorted({*_ABLE[first.predicate]} - present)
+    if not absent:
+        return None
+    missing = absent[int(rng.integers(len(absent)))]
+    before, name, after = task.instruction.partition(spoken_name(first.object_type))
+    instruction = before + (spoken_name(missing) if name else "") + after
+    goal = (first.model_copy(update={"object_type": missing}), *rest)
+    return _finish(task.scene, task.kind, instruction, goal, task.setup)
 
 
 def _start_pose(
@@ -280,6 +327,17 @@ _KINDS: dict[str, Callable[..., Draft | None]] = {
     "slice": _slice,
     "two_step": _two_step,
 }
+_ABLE = {
+    "held": PICKUPABLE,
+    "inside": PICKUPABLE,
+    "open": OPENABLE,
+    "closed": OPENABLE,
+    "on": TOGGLEABLE,
+    "off": TOGGLEABLE,
+    "broken": BREAKABLE,
+    "sliced": SLICEABLE,
+}
+"""What the object of a goal may be."""
 _PAIRS = (
     ("open", "pick_up"),
     ("pick_up", "open"),
@@ -306,6 +364,24 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     (r"slice the (?P<a>.+)", "sliced"),
 )
 """What :data:`_KINDS` say, read backwards."""
+_KIND_OF_PREDICATE = {
+    "held": "pick_up",
+    "open": "open",
+    "closed": "close",
+    "on": "toggle_on",
+    "off": "toggle_off",
+    "inside": "put",
+    "broken": "break",
+    "sliced": "slice",
+}
+
+
+def kind_of_instruction(instruction: str) -> str:
+    """The kind of task that an instruction of the generator's form is of; ``own`` if it cannot be told."""
+    goal = goal_of_instruction(instruction)
+    if not goal:
+        return "own"
+    return "two_step" if len(goal) > 1 else _KIND_OF_PREDICATE[goal[0].predicate]
 
 
 def goal_of_instruction(instruction: str) -> tuple[Condition, ...] | None:

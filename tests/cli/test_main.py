@@ -54,7 +54,7 @@ def test_help_teaches_and_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for word in ("round", "learn", "evaluate", "report", "sql", "doctor", "play", "selu round seed=7"):
+    for word in ("round", "learn", "evaluate", "compare", "report", "sql", "doctor", "play", "selu round seed=7"):
         assert word in done.stdout
 
 
@@ -68,6 +68,9 @@ def test_help_teaches_and_is_light() -> None:
         (["round", "--config", "missing.yaml"], "no such config file: missing.yaml"),
         (["sql", "SELECT * FROM nothing"], "nothing does not exist"),
         (["report"], "no finished round"),
+        (["compare", "--methods", "selu,lmis"], "no such method: 'lmis'; did you mean lmsi?"),
+        (["compare", "--seeds", "0"], "seeds of a comparison must be at least 1, got 0"),
+        (["round", "self_asking.by=oracle"], "or neither"),
         (["play", "--policy", "me too"], "--policy must be one of me, planner, random, actor"),
         (["round", "actor.path=/no/such/model"], "actor.path: no such folder"),
     ],
@@ -128,6 +131,27 @@ def test_a_round_its_report_and_its_rows(config: Path) -> None:
     assert other.exit_code == 0, other.output
     assert {row["phase"] for row in json.loads(other.stdout)} == {"before"}
     assert "No finished round was trained with these settings" in other.stderr
+
+
+@pytest.mark.usefixtures("dummies", "unchanged_environment")
+def test_a_comparison_and_its_table_drawn_again(config: Path, tmp_path: Path) -> None:
+    sizes = ["--seeds", "1", "--rounds", "1", "--baseline-seeds", "1", "--baseline-rounds", "1"]
+    nothing = _selu("compare", "--config", config, "--draw-only", *sizes)
+    assert nothing.exit_code == 0, nothing.output
+    readme = tmp_path / "data" / "reports" / "comparison" / "README.md"
+    assert "0 of 13 runs are finished" in readme.read_text()
+
+    done = _selu("compare", "--config", config, "--methods", "selu,without_critic_finetuning", *sizes)
+    assert done.exit_code == 0, done.output
+    assert "2 of 2 runs are finished" in readme.read_text()
+
+    drawn = _selu("compare", "--config", config, "--draw-only", *sizes, "--out", tmp_path / "out")
+    assert drawn.exit_code == 0, drawn.output
+    assert "Comparison: " in drawn.output
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "2 of 13 runs are finished" in text
+    assert "| without_critic_finetuning | 1 | 1 |" in text
+    assert "| lmsi | 0 | not started | 0 of 1 |" in text
 
 
 @pytest.mark.usefixtures("dummies", "unchanged_environment")

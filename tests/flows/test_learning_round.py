@@ -5,17 +5,33 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+import selu.models
 from selu.catalog import Catalog
-from selu.config import Settings
+from selu.config import ModelSettings, Settings
 from selu.errors import ConfigError, TerminalError, WorldError
 from selu.flows.learning_round import learning_round
 from selu.flows.self_learning import self_learning
-from selu.rounds import ROUND_STAGES, Round, Workspace, latest_round, round_metrics, summary
-from tests.dummy_world import small_settings
+from selu.models.base import Prompt, Reply
+from selu.reporting import report_path
+from selu.rounds import (
+    ROUND_STAGES,
+    Round,
+    Workspace,
+    latest_round,
+    round_line,
+    round_metrics,
+    run_summary,
+    summary,
+)
+from tests.dummy_world import SeeingModel, small_settings
 
 pytestmark = pytest.mark.usefixtures("dummies")
 
@@ -215,6 +231,87 @@ def test_the_second_round_starts_where_the_first_ended(again: tuple[Settings, Ro
     assert rounds[1].revisions["actor_after"] != rounds[1].revisions["actor_before"]
     figures = summary(Workspace.of(settings).store(), rounds[1])
     assert figures["actor"]["before"]["rate"] == 1.0
+
+
+def test_several_rounds_are_told_together(again: tuple[Settings, Round]) -> None:
+    settings, _ = again
+    rounds = self_learning(settings.model_copy(update={"rounds": 2}))
+    store = Workspace.of(settings).store()
+    assert [[(report.who, report.passed) for report in made.guards] for made in rounds] == [
+        [("critic", True), ("actor", True)]
+    ] * 2
+    figures = run_summary(store, rounds[-1])
+    assert figures["rounds"] == [summary(store, made) for made in rounds]
+    assert {name: figures[name] for name in figures["rounds"][-1]} == figures["rounds"][-1]
+    # The second round gained nothing more, and from the base to it is what the first one gained.
+    assert figures["critic"]["gain"]["rate"] == 0.0
+    assert figures["gain_from_base"]["critic"] == {"rate": 0.5, "n": 8, "ci95": [0.5, 0.5]}
+    assert figures["gain_from_base"]["actor"] == {"rate": 1.0, "n": 8, "ci95": [1.0, 1.0]}
+    assert figures["gain_from_base"]["actor_probe_b"]["n"] == 4
+    assert figures["stopped"] is None
+    assert round_line(figures["rounds"][0]).startswith("Round 1: critic A 50.0 -> 100.0, B 50.0 -> 100.0; actor A 0.0 ->")
+    page = report_path(rounds[-1], Workspace.of(settings).reports).read_text()
+    assert "Over the rounds" in page
+    assert page.count('<svg class="curve trend"') == 3 + sum(
+        signal.after is not None for report in rounds[0].guards for signal in report.signals
+    )
+
+
+class BrokenModel(SeeingModel):
+    """Whatever it is taught, it says yes to everything and turns on the spot ever after."""
+
+    def generate(self, prompts: Sequence[Prompt], **given: Any) -> list[Reply]:
+        replies = super().generate(prompts, **given)
+        return [
+            Reply("RotateLeft", -0.01) if prompt.text.endswith("Action?") else reply
+            for prompt, reply in zip(prompts, replies, strict=True)
+        ]
+
+    def score(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> NDArray[np.float64]:
+        return np.log([[0.97 if choice == "yes" else 0.03 for choice in choices] for _ in prompts])
+
+
+def test_what_guards_refuse_is_not_taken_into_use_and_two_such_rounds_end_it(
+    small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = selu.models.load_model
+
+    def broken(settings: ModelSettings, adapter: Path | None = None) -> SeeingModel:
+        model = load(settings, adapter)
+        return BrokenModel(model.revision) if adapter is not None else model
+
+    monkeypatch.setattr(selu.models, "load_model", broken)
+    settings = small_settings(tmp_path, small_model, rounds=4)
+    rounds = self_learning(settings)
+    store = Workspace.of(settings).store()
+    assert len(rounds) == 2
+    for made in rounds:
+        assert [report.passed for report in made.guards] == [False, False]
+        assert made.critic_adapter is None
+        assert made.actor_adapter is None
+        assert made.critic_candidate is not None
+        assert made.actor_candidate is not None
+        # What trains the actor was judged by the critic from before.
+        assert made.rejudgements == made.judgements
+        assert made.revisions["critic_after"] == made.revisions["critic_before"]
+    assert rounds[1].revisions["actor_before"] == rounds[0].revisions["actor_before"]
+    figures = run_summary(store, rounds[-1])
+    assert figures["stopped"] == (
+        "Self-learning stopped after round 2 of 4: guards refused every new adapter in 2 rounds in a row (guard.stop=2)."
+    )
+    # The candidates were evaluated, and the oracle finds them no better.
+    critic, actor = figures["guards"]
+    assert critic["gain"]["rate"] == 0.0
+    assert actor["gain"]["rate"] == 0.0
+    assert critic["right"] is actor["right"] is True
+    assert figures["critic"]["gain"]["rate"] == 0.0
+    page = report_path(rounds[-1], Workspace.of(settings).reports).read_text()
+    assert figures["stopped"] in page
+    assert "The guard was" in page
+    # Left alone, what is broken is taken into use.
+    unguarded = learning_round(small_settings(tmp_path, small_model, guard={"enabled": False}))
+    assert unguarded.guards == ()
+    assert unguarded.critic_adapter == rounds[0].critic_candidate
 
 
 def test_more_probe_tasks_than_there_are_is_said(again: tuple[Settings, Round]) -> None:

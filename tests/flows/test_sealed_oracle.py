@@ -1,9 +1,9 @@
 """The sealed oracle: what the world knows never reaches what trains a model.
 
-A whole round in the real household is run twice from empty stores, once as it is and once with noise in place of
-everything that the world tells beside pixels: :meth:`World.oracle` (success of actions, error texts, facts, poses),
-:meth:`World.candidates`, rewards, infos, and the goals of all tasks. Everything that trains a model must stay the same
-to the byte, and the evaluation must not.
+Two whole rounds in the real household, with guards, are run twice from empty stores, once as they are and once with
+noise in place of everything that the world tells beside pixels: :meth:`World.oracle` (success of actions, error texts,
+facts, poses), :meth:`World.candidates`, rewards, infos, and the goals of all tasks. Everything that trains a model must
+stay the same to the byte, the guards' decisions included, and the evaluation must not.
 
 Two things use the truth by design, and are not what is sealed: the skills inside :class:`ThorWorld` look an object up in
 the simulator's metadata, as a robot's low level would; and tasks are drawn with the planner's proof that they can be
@@ -15,6 +15,7 @@ That the comparison can fail is shown by leaks: stages that are made to read the
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 from selu.base_model.corpus import instructions
 from selu.config import ModelSettings, TaskSettings, WorldSettings
 from selu.flows.evaluation import Evaluated
-from selu.flows.learning_round import learning_round
+from selu.flows.self_learning import self_learning
 from selu.models.base import Prompt, Reply
 from selu.prompting import PromptStyle, ask_prompt
 from selu.records import Condition, Episode, OracleEpisode, OracleStep, Relabel, Task, Verdict
@@ -218,15 +219,20 @@ class DreamingModel:
         return self
 
 
-# --- a round ---------------------------------------------------------------------------------------------------------
+# --- rounds ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Ran:
-    """A finished round and its store."""
+    """Finished rounds and their store."""
 
-    made: Round
+    rounds: tuple[Round, ...]
     store: Store
+
+    @property
+    def made(self) -> Round:
+        """The first round."""
+        return self.rounds[0]
 
 
 Leak = Callable[[pytest.MonkeyPatch, Path], None]
@@ -243,10 +249,17 @@ def drawn() -> list[Task]:
     return generate_tasks(TaskSettings(kinds=KINDS), _thor(), 0, EPISODES)
 
 
-def run_round(
-    folder: Path, model: Path, drawn: list[Task], *, noisy: bool, leak: Leak | None = None, evaluated: bool = True
+def run_rounds(
+    folder: Path,
+    model: Path,
+    drawn: list[Task],
+    *,
+    noisy: bool,
+    leak: Leak | None = None,
+    evaluated: bool = True,
+    rounds: int = 1,
 ) -> Ran:
-    """A round from an empty store."""
+    """Rounds from an empty store."""
     import selu.flows.learning_round
     import selu.models
     import selu.rollout
@@ -271,11 +284,14 @@ def run_round(
         tasks={"episodes": EPISODES},
         rollout={"history": 1, "shard_size": 8},
         evaluation={"general_questions": 0},
+        # In a dream much is seen in blank pictures.
+        guard={"episodes": 8, "blank": 0.0},
+        rounds=rounds,
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(selu.rollout, "make_world", make_world)
         patch.setattr(selu.rollout, "_pools", {})
-        patch.setattr(selu.worlds.tasks, "generate_tasks", lambda settings, world, seed, count: hidden(drawn))
+        patch.setattr(selu.worlds.tasks, "generate_tasks", lambda settings, world, seed, count, **_: hidden(drawn))
         probes = {name: hidden([task for task in frozen_tasks(name) if task.kind in KINDS]) for name in _PROBES}
         patch.setattr(selu.worlds.tasks, "frozen_tasks", probes.__getitem__)
         patch.setattr(selu.models, "load_model", load)
@@ -284,23 +300,25 @@ def run_round(
             patch.setattr(selu.flows.learning_round, "evaluation", lambda *given: nothing)
         if leak is not None:
             leak(patch, Workspace.of(settings).store_root)
-        finished = learning_round(settings)
+        finished = self_learning(settings)
         assert made, "the flow took its worlds from elsewhere"
-    return Ran(finished, Workspace.of(settings).store())
+    return Ran(tuple(finished), Workspace.of(settings).store())
 
 
 _PROBES = ("probe_a", "probe_b")
 _TRAINS = (
-    "episodes", "frames", "judgements", "relabels", "contrasts", "critic_dataset", "critic_adapter", "rejudgements",
-    "rerelabels", "actor_dataset", "actor_adapter",
+    "episodes", "frames", "judgements", "relabels", "contrasts", "critic_dataset", "critic_candidate", "rejudgements",
+    "rerelabels", "actor_dataset", "actor_candidate", "guard_artifacts", "critic_adapter", "actor_adapter",
 )  # fmt: skip
 """All that a round makes but its tasks (they hold the goals), the oracle and the metrics."""
 
 
 def file_hashes(ran: Ran, role: str) -> dict[str, str]:
     """sha256 of every file of the artifacts of one role, as they lie on disk; manifests hold times and are left out."""
-    value: Any = getattr(ran.made, role)
-    refs: Sequence[ArtifactRef | OracleRef] = value if isinstance(value, tuple) else (value,)
+    refs: list[ArtifactRef | OracleRef] = []
+    for made in ran.rounds:
+        value: Any = getattr(made, role)
+        refs += [ref for ref in (value if isinstance(value, tuple) else (value,)) if ref is not None]
     return {
         f"{number}/{path.relative_to(folder)}": hashlib.sha256(path.read_bytes()).hexdigest()
         for number, ref in enumerate(refs)
@@ -317,12 +335,12 @@ def what_differs(first: Ran, second: Ran) -> list[str]:
 
 @pytest.fixture(scope="module")
 def plain(prefect_server: None, small_model: Path, drawn: list[Task], tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    return run_round(tmp_path_factory.mktemp("plain"), small_model, drawn, noisy=False)
+    return run_rounds(tmp_path_factory.mktemp("plain"), small_model, drawn, noisy=False, rounds=2)
 
 
 @pytest.fixture(scope="module")
 def noisy(prefect_server: None, small_model: Path, drawn: list[Task], tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    return run_round(tmp_path_factory.mktemp("noisy"), small_model, drawn, noisy=True)
+    return run_rounds(tmp_path_factory.mktemp("noisy"), small_model, drawn, noisy=True, rounds=2)
 
 
 # --- proof -----------------------------------------------------------------------------------------------------------
@@ -333,7 +351,20 @@ def test_what_trains_a_model_is_the_same_bytes_under_noise(plain: Ran, noisy: Ra
         hashes = file_hashes(plain, role)
         assert hashes, role
         assert file_hashes(noisy, role) == hashes, role
-    assert noisy.made.revisions == plain.made.revisions
+    for one, other in zip(plain.rounds, noisy.rounds, strict=True):
+        assert other.revisions == one.revisions
+        assert other.guards == one.guards
+
+
+def test_guards_decided_in_both_rounds_and_the_second_starts_from_what_was_promoted(plain: Ran) -> None:
+    first, second = plain.rounds
+    for made in (first, second):
+        assert [report.who for report in made.guards] == ["critic", "actor"]
+        assert all(signal.after is not None for report in made.guards for signal in report.signals if signal.n)
+    for who, adapter in (("critic", first.critic_adapter), ("actor", first.actor_adapter)):
+        promoted = next(report.passed for report in first.guards if report.who == who)
+        assert (adapter is not None) == promoted
+        assert ("+" in second.revisions[f"{who}_before"]) == promoted
 
 
 def test_the_noise_replaced_everything_that_the_world_tells(plain: Ran, noisy: Ran) -> None:
@@ -464,6 +495,20 @@ def hindsight_leaves_out_false_relabels(patch: pytest.MonkeyPatch, store: Path) 
     patch.setattr(selu.tasks.hindsight, "relabel", picky)
 
 
+def the_guard_counts_true_successes(patch: pytest.MonkeyPatch, store: Path) -> None:
+    """The new actor is taken into use if it is better indeed, and not if the critic thinks so."""
+    import selu.tasks.guards
+
+    actor_signs = selu.tasks.guards.actor_signs
+
+    def knowing(episodes: Sequence[Episode], *given: Any) -> Any:
+        truth = _truth(store)
+        done = [truth[row.episode_id] for row in episodes]
+        return dataclasses.replace(actor_signs(episodes, *given), success=sum(done) / len(done))
+
+    patch.setattr(selu.tasks.guards, "actor_signs", knowing)
+
+
 @pytest.mark.parametrize(
     ("leak", "spoiled"),
     [
@@ -471,15 +516,16 @@ def hindsight_leaves_out_false_relabels(patch: pytest.MonkeyPatch, store: Path) 
         (the_actor_is_told_whether_its_action_succeeded, "episodes"),
         (self_asking_reads_the_outcome, "judgements"),
         (hindsight_leaves_out_false_relabels, "relabels"),
+        (the_guard_counts_true_successes, "guard_artifacts"),
     ],
 )
 def test_a_stage_that_reads_the_truth_is_found(
     leak: Leak, spoiled: str, small_model: Path, drawn: list[Task], tmp_path: Path
 ) -> None:
     first, second = (
-        run_round(tmp_path / name, small_model, drawn, noisy=name == "noisy", leak=leak, evaluated=False)
+        run_rounds(tmp_path / name, small_model, drawn, noisy=name == "noisy", leak=leak, evaluated=False)
         for name in ("plain", "noisy")
     )
     found = what_differs(first, second)
     assert found[0] == spoiled
-    assert {"critic_dataset", "critic_adapter", "actor_dataset", "actor_adapter"} & set(found)
+    assert {"critic_dataset", "critic_candidate", "actor_dataset", "actor_candidate", "guard_artifacts"} & set(found)

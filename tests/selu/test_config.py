@@ -268,3 +268,16 @@ def test_the_embedded_model_reads_the_prompts_it_was_trained_on_and_others_the_f
 def test_whatever_names_a_player_means_that_it_is_not_the_embedded_one(key: str) -> None:
     assert validate_settings({}).world.embedded
     assert not validate_settings({"world": {key: "CloudRendering"}}).world.embedded
+
+
+def test_labels_by_the_truth_are_not_come_by_accidentally() -> None:
+    assert "neither" in refusal("self_asking.by=oracle")
+    assert "neither" in refusal("self_asking.by=oracle", "method=lmsi")
+    assert "neither" in refusal("method=oracle_labels")
+    assert load_settings(None, ["self_asking.by=oracle", "method=oracle_labels"]).self_asking.by == "oracle"
+
+
+def test_your_own_instructions_are_not_made_unsolvable(tmp_path: Path) -> None:
+    listed = tmp_path / "mine.txt"
+    listed.write_text("open the fridge")
+    assert "taken as it is" in refusal(f"tasks.instructions={listed}", "tasks.unsolvable=0.2")

@@ -26,12 +26,12 @@ DRAWER_SCRIPT: Script = {
 
 
 def _relabel(
-    script: Script, *, case: Case = DRAWER, verdicts: tuple[Verdict, ...] = (), **settings: object
+    script: Script, *, case: Case = DRAWER, verdicts: tuple[Verdict, ...] = (), deeds: bool = True, **settings: object
 ) -> list[Relabel]:
     episode, steps, frames = case
     model = ScriptedModel(script)
     hindsight = HindsightSettings.model_validate(settings)
-    questions, answers, relabels = relabel([episode], steps, frames, verdicts, model, hindsight, SelfAskingSettings())
+    questions, answers, relabels = relabel([episode], steps, frames, verdicts, model, hindsight, SelfAskingSettings(deeds=deeds))
     assert [question.question_id for question in questions] == [answer.question_id for answer in answers]
     known = {question.question_id for question in questions}
     for row in relabels:
@@ -60,9 +60,26 @@ def test_a_seen_change_becomes_the_instruction_it_achieved() -> None:
     ],
 )
 def test_each_missing_piece_of_evidence_rejects_and_says_which(change: Script, reason: str) -> None:
-    (row,) = _relabel({**DRAWER_SCRIPT, **change})
+    (row,) = _relabel({**DRAWER_SCRIPT, **change}, deeds=False)
     assert not row.accepted
     assert reason in row.reason
+
+
+@pytest.mark.parametrize(
+    ("change", "accepted"),
+    [
+        ({(10, "Is the drawer open?"): ("no", 0.6)}, True),
+        ({(20, "Is the drawer open?"): ("yes", 0.6)}, True),
+        ({(10, "Is the drawer open?"): ("no", 0.6), (20, "Is the drawer open?"): ("yes", 0.6)}, False),
+        ({(20, "Is the drawer open?"): "no"}, False),
+        ({(20, "What is open?"): "fridge"}, False),
+        ({(None, ask_prompt("open the drawer")): "garbled"}, True),
+        ({(None, ask_prompt("open the drawer")): "Is the drawer closed? yes"}, False),
+    ],
+)
+def test_upon_a_deed_answers_may_be_unsure_but_not_contrary(change: Script, accepted: bool) -> None:
+    (row,) = _relabel({**DRAWER_SCRIPT, **change})
+    assert row.accepted is accepted, row.reason
 
 
 def test_nothing_is_asked_about_an_action_that_changed_no_pixel() -> None:
@@ -141,6 +158,8 @@ def test_two_steps_need_the_first_to_hold_still() -> None:
         (30, "What is open?"): "drawer",
         (None, ask_prompt("pick up the mug")): "Are you holding the mug? yes",
         (None, ask_prompt(text)): "Is the drawer open? yes; Are you holding the mug? yes",
+        (None, "Is the drawer in view?"): "yes",
+        (None, "Is the mug in view?"): "yes",
     }
     accepted = {row.instruction: row.frame_index for row in _relabel(script, case=both) if row.accepted}
     assert accepted == {"open the drawer": 1, "pick up the mug": 2, text: 2}
@@ -152,3 +171,39 @@ def test_with_only_the_last_frame_what_is_seen_there_counts() -> None:
     episode, steps, frames = make_episode("e", "pick up the mug", ["Open(Drawer)", "MoveAhead"], [10, 15, 20])
     (row,) = _relabel(DRAWER_SCRIPT, case=(episode, steps, frames[-1:]))
     assert (row.instruction, row.frame_index, row.accepted) == ("open the drawer", 2, True)
+
+
+WALK = make_episode("w", "open the fridge", ["RotateLeft", "Approach(Fridge)", "Close(Box)"], [10, 20, 30, 30])
+
+
+def _starts(script: Script, case: Case) -> list[Relabel]:
+    return [row for row in _relabel(script, case=case) if row.partial]
+
+
+def test_a_failure_keeps_its_good_beginning() -> None:
+    (start,) = _starts({(30, "Is the fridge in view?"): "yes"}, WALK)
+    assert (start.instruction, start.frame_index, start.accepted) == ("open the fridge", 2, True)
+    (doubted,) = _starts({(30, "Is the fridge in view?"): ("yes", 0.6)}, WALK)
+    assert not doubted.accepted
+    assert "Is the fridge in view?" in doubted.reason
+
+
+@pytest.mark.parametrize(
+    ("actions", "levels"),
+    [
+        (["Approach(Fridge)", "MoveAhead"], [10, 10, 30]),  # the approach changed no pixel
+        (["Approach(Box)", "MoveAhead"], [10, 20, 30]),  # to something else
+        (["MoveAhead", "Done"], [10, 20, 20]),  # to nothing
+    ],
+)
+def test_what_led_nowhere_is_no_beginning(actions: list[str], levels: list[int]) -> None:
+    assert _starts({}, make_episode("w", "open the fridge", actions, levels)) == []
+
+
+def test_the_first_part_done_is_a_beginning_of_both() -> None:
+    case = make_episode(
+        "w", "open the drawer and then pick up the mug", ["Open(Drawer)", "MoveAhead", "Done"], [10, 20, 30, 30]
+    )
+    (start,) = _starts(DRAWER_SCRIPT, case)
+    assert (start.frame_index, start.accepted) == (1, True)
+    assert json.loads(start.evidence)["questions"], "what showed that the first part was done is its evidence"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from selu.judging import Item, blinded, direct_verdicts
+from selu.judging import Item, blinded, direct_verdicts, majority_verdicts, refined_verdict
 from selu.prompting import verdict_prompt
 from tests.scripted_model import ScriptedModel, picture
 
@@ -25,6 +25,28 @@ def test_direct_verdicts_give_the_likelier_answer_and_its_probability() -> None:
     assert judged == [("yes", 0.8), ("no", 0.6), ("no", 0.9)]
     assert len(model.calls) == 1
     assert direct_verdicts([], model) == []
+
+
+def test_a_majority_of_sampled_verdicts_decides_and_its_share_is_the_confidence() -> None:
+    doubtful = ScriptedModel({(None, verdict_prompt(text)): ("yes", 0.6) for _, text in ITEMS})
+    items = ITEMS[:1] * 400
+    judged = majority_verdicts(items, range(400), 5, doubtful)
+    assert {share for _, share in judged} == {0.6, 0.8, 1.0}
+    # P(at least 3 of 5) is .683 where each is yes with .6.
+    assert 0.6 < sum(side == "yes" for side, _ in judged) / 400 < 0.77
+    assert majority_verdicts(items, range(400), 5, doubtful) == judged
+    sure = ScriptedModel({(None, verdict_prompt(text)): ("no", 0.999999) for _, text in ITEMS})
+    assert majority_verdicts(ITEMS, [1, 2, 3], 5, sure) == [("no", 1.0)] * 3
+    # Two of four: a label that says "done" needs a majority.
+    assert ("no", 0.5) in majority_verdicts(items, range(400), 4, doubtful)
+    assert ("yes", 0.5) not in majority_verdicts(items, range(400), 4, doubtful)
+
+
+def test_feedback_revises_a_verdict_that_it_contradicts_with_more_confidence() -> None:
+    assert refined_verdict(("yes", 0.6), "no", 0.9) == ("no", 0.9)
+    assert refined_verdict(("yes", 0.95), "no", 0.9) == ("yes", 0.95)
+    assert refined_verdict(("yes", 0.6), "yes", 0.9) == ("yes", 0.6)
+    assert refined_verdict(("yes", 0.6), "unsure", 0.9) == ("yes", 0.6)
 
 
 def test_blinds_keep_instructions_and_take_the_pictures() -> None:

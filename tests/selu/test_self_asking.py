@@ -7,9 +7,9 @@ import json
 import pytest
 
 from selu.config import SelfAskingSettings
-from selu.errors import ArtifactError
+from selu.errors import ArtifactError, TerminalError
 from selu.prompting import ask_prompt, question_prompt, verdict_prompt
-from selu.records import Relabel, Verdict
+from selu.records import Verdict
 from selu.self_asking import Claim, ask, contrast_claims, meets, parse_questions
 from tests.scripted_model import Script, ScriptedModel, make_episode
 
@@ -115,10 +115,50 @@ def test_one_contrary_answer_is_enough_for_no() -> None:
 
 def test_without_self_asking_the_direct_verdict_stands() -> None:
     script: Script = {(20, verdict_prompt(INSTRUCTION)): ("yes", 0.9)}
-    model, judged = _ask(script, enabled=False)
+    model, judged = _ask(script, by="direct")
     assert (judged.verdict, judged.accepted, round(judged.confidence, 6)) == ("yes", True, 0.9)
     assert model.calls == [[(20, verdict_prompt(INSTRUCTION))]]
-    assert not _ask({(20, verdict_prompt(INSTRUCTION)): ("yes", 0.6)}, enabled=False)[1].accepted
+    assert not _ask({(20, verdict_prompt(INSTRUCTION)): ("yes", 0.6)}, by="direct")[1].accepted
+
+
+def test_votes_are_drawn_by_the_claim_and_a_bare_majority_may_be_too_little() -> None:
+    script: Script = {(20, verdict_prompt(INSTRUCTION)): ("yes", 0.6)}
+    verdicts = {_ask(script, by="voting", votes=99, confidence=0.5)[1] for _ in range(3)}
+    assert len(verdicts) == 1
+    (judged,) = verdicts
+    assert (judged.verdict, judged.accepted) == ("yes", True)
+    assert 0.5 < judged.confidence < 0.7
+    evidence = json.loads(judged.evidence)
+    assert evidence["by"] == "voting"
+    assert [entry["spoke_for"] for entry in evidence["questions"]] == ["yes"]
+    doubted = _ask(script, by="voting", votes=99, confidence=0.75)[1]
+    assert (doubted.verdict, doubted.accepted) == ("unsure", False)
+
+
+def test_refinement_believes_its_questions_where_they_are_surer() -> None:
+    refuted: Script = {**ASKED, (20, verdict_prompt(INSTRUCTION)): ("yes", 0.6), (20, "Is the fridge open?"): ("no", 0.9)}
+    model, judged = _ask(refuted, by="refinement", confidence=0.0)
+    assert (judged.verdict, round(judged.confidence, 6), judged.accepted) == ("no", 0.9, True)
+    assert "revised from 'yes' to 'no'" in judged.reason
+    evidence = json.loads(judged.evidence)
+    assert evidence["by"] == "refinement"
+    assert [entry["spoke_for"] for entry in evidence["questions"]] == ["no", "yes"]
+    # Asked once: no paraphrase.
+    assert {text for call in model.calls for _, text in call} == {
+        ask_prompt(INSTRUCTION),
+        verdict_prompt(INSTRUCTION),
+        "Is the fridge open?",
+    }
+    surer: Script = {**refuted, (20, verdict_prompt(INSTRUCTION)): ("yes", 0.95)}
+    assert _ask(surer, by="refinement", confidence=0.0)[1].verdict == "yes"
+    unreadable: Script = {**refuted, (None, ask_prompt(INSTRUCTION)): "the fridge"}
+    assert _ask(unreadable, by="refinement", confidence=0.0)[1].verdict == "yes"
+    assert not _ask(unreadable, by="refinement", confidence=0.7)[1].accepted
+
+
+def test_no_critic_labels_by_the_truth() -> None:
+    with pytest.raises(TerminalError, match="no critic knows"):
+        _ask({}, by="oracle")
 
 
 def test_a_contradicting_direct_verdict_takes_acceptance_away() -> None:
@@ -172,16 +212,105 @@ def test_answers_meet_expectations_as_sets_of_names() -> None:
     assert not meets("nothing", "mug")
 
 
-def test_contrast_claims_spread_only_what_was_achieved() -> None:
-    other, _, frames = make_episode("f", "pick up the mug", ["PickUp(Mug)", "Done"], [30, 40, 40])
-    never, _, more = make_episode("g", "slice the apple", ["MoveAhead"], [50, 60])
+def _glances(level: int, *, opened: str = "nothing", held: str = "nothing", seen: str = "nothing") -> Script:
+    return {
+        (level, "What is open?"): opened,
+        (level, "What is switched on?"): "nothing",
+        (level, "What are you holding?"): held,
+        (level, "What is in view?"): seen,
+    }
+
+
+def test_contrast_claims_ask_for_what_seems_done_and_what_seems_not() -> None:
+    script = {
+        **_glances(30, opened="fridge", seen="fridge, mug"),
+        **_glances(40, held="mug", seen="fridge"),
+        **_glances(50, seen="sofa"),
+    }
+    one, _, frames = make_episode("f", "pick up the mug", ["PickUp(Mug)", "Done"], [30, 40, 40])
+    two, _, more = make_episode("g", "slice the apple", ["MoveAhead"], [50, 50])
+    episodes, shots = [one, two], [*frames, *more]
+    instructions = ["pick up the mug", INSTRUCTION, "close the fridge", "slice the apple"]
+
+    def claims(per_episode: int, order: int = 1) -> list[Claim]:
+        model = ScriptedModel(script)
+        return contrast_claims(
+            episodes[::order], shots, [], [], model, instructions=instructions, per_episode=per_episode, seed=0
+        )
+
+    asked = {(claim.episode_id, claim.frame_index, claim.instruction) for claim in claims(64)}
+    assert asked >= {("f", 0, INSTRUCTION), ("f", 1, "pick up the mug"), ("f", 1, "close the fridge")}, "seems done"
+    assert asked >= {("f", 0, "pick up the mug"), ("f", 0, "close the fridge"), ("f", 1, INSTRUCTION)}, "seems not"
+    foreign = {item for item in asked if item[0] == "g" and item[2] != "slice the apple"}
+    assert not foreign, "where nothing of it can be seen, nothing is asked"
+    few = claims(8)
+    assert max(sum(claim.episode_id == name for claim in few) for name in "fg") <= 8
+    assert few == claims(8, order=-1)
+
+
+def test_contrast_claims_leave_out_what_is_judged() -> None:
     verdicts = ask([EPISODE], FRAMES, ScriptedModel({**ASKED, **OPEN}), SelfAskingSettings())[2]
-    episodes, shots = [EPISODE, other, never], [*FRAMES, *frames, *more]
-    no_relabels: list[Relabel] = []
-    claims = contrast_claims(episodes, shots, verdicts, no_relabels, per_episode=4, seed=0)
-    assert {claim.instruction for claim in claims} == {INSTRUCTION}
-    assert {claim.episode_id for claim in claims} == {"e", "f", "g"}
-    # What is judged already is not asked for again, and no episode gets more than its share.
+    script = {**_glances(10, seen="fridge"), **_glances(20, opened="fridge", seen="fridge")}
+    claims = contrast_claims(
+        [EPISODE], FRAMES, verdicts, [], ScriptedModel(script), instructions=[INSTRUCTION], per_episode=8, seed=0
+    )
     assert Claim("e", 2, INSTRUCTION) not in claims
-    assert max(sum(claim.episode_id == name for claim in claims) for name in "efg") <= 4
-    assert claims == contrast_claims(episodes[::-1], shots[::-1], verdicts, no_relabels, per_episode=4, seed=0)
+    assert Claim("e", 0, INSTRUCTION) in claims
+
+
+def test_the_first_of_two_things_is_judged_where_it_was_last_in_view() -> None:
+    text = "open the fridge and then pick up the mug"
+    episode, _, frames = make_episode("e", text, ["Open(Fridge)", "RotateLeft", "PickUp(Mug)"], [10, 20, 30, 40])
+    script: Script = {
+        (None, ask_prompt(text)): "Is the fridge open? yes; Are you holding the mug? yes",
+        (None, "Is the fridge in view?"): "no",
+        (20, "Is the fridge in view?"): "yes",
+        (None, "Is the mug in view?"): "no",
+        **OPEN,
+        (40, "Are you holding the mug?"): "yes",
+        (40, "Is the mug in your hand?"): "yes",
+        (40, "What are you holding?"): "mug",
+    }
+    _, _, (verdict,) = ask([episode], frames, ScriptedModel(script), SelfAskingSettings())
+    assert (verdict.verdict, verdict.accepted) == ("yes", True)
+    looked_at = {entry["frame_index"] for entry in json.loads(verdict.evidence)["questions"]}
+    assert looked_at == {1, 3}
+
+
+def _with_deeds(script: Script, *, actions: list[str], direct: bool = False) -> Verdict:
+    episode, steps, frames = make_episode("e", INSTRUCTION, actions, [10, 20, 20])
+    return ask(
+        [episode], frames, ScriptedModel(script), SelfAskingSettings(), steps=steps, agree_with_direct=direct
+    )[2][0]
+
+
+UNSURE: Script = {**ASKED, **OPEN, (20, "Is the fridge closed?"): ("no", 0.6)}
+DENIED: Script = {
+    **ASKED,
+    (20, "Is the fridge open?"): "no",
+    (20, "Is the fridge closed?"): "yes",
+    (20, "What is open?"): "nothing",
+}
+
+
+def test_no_done_label_without_a_deed() -> None:
+    verdict = _with_deeds({**ASKED, **OPEN}, actions=["Approach(Fridge)", "Done"])
+    assert (verdict.verdict, verdict.accepted) == ("yes", False)
+    assert "nothing that the actor did" in verdict.reason
+    other = _with_deeds({**ASKED, **OPEN}, actions=["Open(Drawer)", "Done"])
+    assert not other.accepted
+    unseen = make_episode("e", INSTRUCTION, ["Open(Fridge)", "Done"], [20, 20, 20])
+    (verdict,) = ask([unseen[0]], unseen[2], ScriptedModel({**ASKED, **OPEN}), SelfAskingSettings(), steps=unseen[1])[2]
+    assert not verdict.accepted, "an action upon which the picture stays the same did nothing"
+
+
+def test_with_a_deed_unsure_answers_are_enough_and_contrary_ones_are_not() -> None:
+    unsure = _with_deeds(UNSURE, actions=["Open(Fridge)", "Done"])
+    assert (unsure.verdict, unsure.accepted) == ("yes", True)
+    assert json.loads(unsure.evidence)["deeds"] == [{"step": 0, "action": "Open(Fridge)"}]
+    denied = _with_deeds(DENIED, actions=["Open(Fridge)", "Done"])
+    assert (denied.verdict, denied.accepted) == ("no", False)
+    confirmed = _with_deeds(
+        {**DENIED, (None, verdict_prompt(INSTRUCTION)): "yes"}, actions=["Open(Fridge)", "Done"], direct=True
+    )
+    assert (confirmed.verdict, confirmed.accepted) == ("yes", True)

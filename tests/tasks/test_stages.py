@@ -195,6 +195,8 @@ def test_only_evaluation_is_given_ground_truth() -> None:
     # of its report.
     assert takes_truth.pop("selu.tasks.rollout") == {"tasks"}
     assert takes_truth.pop("selu.tasks.reporting") == {"finished"}
+    # The upper bound of a comparison, which no settings reach by accident (tests/tasks/test_oracle_labels.py).
+    assert takes_truth.pop("selu.tasks.oracle_labels") == {"oracle"}
     assert set(takes_truth) == {"selu.tasks.evaluation"}
 
 

@@ -12,7 +12,7 @@ from selu.records import Condition
 from selu.worlds.actions import parse_action
 from selu.worlds.base import holds
 from selu.worlds.planner import solve
-from selu.worlds.tasks import frozen_tasks, generate_tasks, start_key
+from selu.worlds.tasks import frozen_tasks, generate_tasks, goal_of_instruction, kind_of_instruction, start_key
 from selu.worlds.thor import PlayerSimulator, ThorWorld
 
 SETTINGS = WorldSettings()
@@ -80,3 +80,24 @@ def test_an_empty_list_and_an_unknown_probe_are_one_sentence(world: ThorWorld, t
         generate_tasks(TaskSettings(instructions=empty), world, 0, 1)
     with pytest.raises(ConfigError, match="probe_a"):
         frozen_tasks("probe_z")
+
+
+def test_a_share_of_instructions_names_what_is_not_there(world: ThorWorld) -> None:
+    kinds = ("pick_up", "open", "toggle_off", "put", "two_step")
+    plain = TaskSettings(split="development", kinds=kinds)
+    spoiled = plain.model_copy(update={"unsolvable": 0.4})
+    tasks = generate_tasks(spoiled, world, 3, 10)
+    assert tasks == generate_tasks(spoiled, world, 3, 10)
+    before = generate_tasks(plain, world, 3, 10)
+    hopeless = []
+    for task, other in zip(tasks, before, strict=True):
+        world.reset(options={"task": task})
+        there = {thing["objectType"] for thing in world.candidates()["metadata"]["objects"]}
+        if task.goal[0].object_type not in there:
+            hopeless.append(task)
+            assert goal_of_instruction(task.instruction) == task.goal
+            assert not holds(task.goal, world.oracle().facts)
+            assert task.kind == kind_of_instruction(task.instruction)
+        else:
+            assert task == other
+    assert len(hopeless) == 4

@@ -1,0 +1,77 @@
+"""SELU beside its baselines and ablations, over seeds.
+
+Runs are in turns: the first seed of every method, then the second, so that a table is worth reading early. Stages that
+runs share (the first rollout of a seed, the base model's evaluation) are made once and found by the others; run again,
+it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow
+
+from selu.comparison import plan_comparison
+from selu.comparison.writing import read_notes, write_notes
+from selu.config import Settings
+from selu.flows.ledger import one_at_a_time
+from selu.flows.self_learning import self_learning
+from selu.rounds import Workspace
+from selu.tasks.comparison import draw_comparison
+from selu.tasks.progress import interrupted
+
+__all__ = ["comparison"]
+
+
+@flow(
+    name="comparison",
+    flow_run_name="comparison from seed {settings.seed}",
+    task_runner=one_at_a_time(),
+    persist_result=False,
+)
+def comparison(
+    settings: Settings,
+    methods: list[str] | None = None,
+    seeds: int = 5,
+    rounds: int = 8,
+    baseline_seeds: int = 3,
+    baseline_rounds: int = 2,
+    out: Path | None = None,
+) -> Path:
+    """Run every method with its seeds, and draw table and plots after each run; the path of the README comes back.
+
+    `settings` are everybody's; a method changes what its file in ``selu/methods`` says. `methods` are names of such
+    files, all of them if none is given. SELU runs `seeds` seeds of `rounds` rounds, the others `baseline_seeds` of
+    `baseline_rounds`. A run that fails is said in the table and stops no other.
+
+    Raises:
+        ConfigError: a method does not exist or does not fit the settings.
+        Exception: what stopped the last run, if none has finished a round.
+    """
+    plan = plan_comparison(
+        settings,
+        methods or (),
+        seeds=seeds,
+        rounds=rounds,
+        baseline_seeds=baseline_seeds,
+        baseline_rounds=baseline_rounds,
+    )
+    workspace = Workspace.of(settings)
+    notes, readme, last, fruitful = read_notes(workspace), None, None, False
+    for run in plan.runs:
+        try:
+            notes[run.note] = ("running", "")
+            write_notes(workspace, notes)
+            self_learning(run.settings)
+            notes[run.note], fruitful = ("finished", ""), True
+        except Exception as error:
+            if interrupted():
+                raise
+            # The files are for others to read: no path of this machine.
+            said = str(error).replace(str(workspace.data_dir), "data_dir")
+            notes[run.note], last = ("failed", said or type(error).__name__), error
+        write_notes(workspace, notes)
+        readme = draw_comparison(workspace, plan, out)
+    if readme is None or (last is not None and not fruitful):
+        raise last or RuntimeError("a comparison has at least one run")
+    return readme

@@ -1,0 +1,448 @@
+"""SELU beside its baselines and ablations: which runs there are to be, and their figures pooled over seeds.
+
+The figures are read from what finished rounds left in the store, so that a table can be drawn at any time. Those of
+probes are pooled item by item: all seeds of a method meet the same frozen items, and intervals come from a bootstrap
+that resamples scenes with all seeds in them. Gains are paired with the base model on the same item.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field
+
+from selu.config import Settings
+from selu.errors import ArtifactError, ConfigError
+from selu.evaluation import ItemOutcome, MetricRow
+from selu.methods import Method, load_methods, method_settings
+from selu.records import Record
+from selu.rounds import Round, finished_rounds, round_metrics, run_folder
+from selu.seeds import derived_seed
+from selu.statistics import Rate, bootstrap_balanced_accuracy, bootstrap_mean, wilson
+from selu.store import ArtifactRef, Store, read_table
+
+__all__ = [
+    "Comparison",
+    "ComparisonRow",
+    "Plan",
+    "PlannedRun",
+    "RunState",
+    "State",
+    "compare",
+    "plan_comparison",
+]
+
+State = Literal["finished", "running", "failed"]
+
+_SEED = derived_seed(0, "comparison")
+
+
+class PlannedRun(BaseModel):
+    """One method with one seed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str
+    settings: Settings
+
+    @property
+    def key(self) -> str:
+        """Tells a run from one with other settings; the number of its rounds does not matter."""
+        return run_folder(self.settings)
+
+    @property
+    def note(self) -> str:
+        """What is noted about it goes by: a run that is to have more rounds is not finished yet."""
+        return f"{self.key}, {self.settings.rounds} rounds"
+
+
+class Plan(BaseModel):
+    """All runs of a comparison, in the order in which they are made: the first seed of every method, then the second."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    methods: tuple[Method, ...]
+    runs: tuple[PlannedRun, ...]
+    bootstrap: int = Field(description="resamples behind an interval")
+    common_round: int = Field(description="the last round that all methods are to reach")
+
+    def seeds(self, method: str) -> list[int]:
+        """Seeds that a method is to run with."""
+        return [run.settings.seed for run in self.runs if run.method == method]
+
+
+def plan_comparison(
+    settings: Settings,
+    methods: Sequence[str] = (),
+    *,
+    seeds: int = 5,
+    rounds: int = 8,
+    baseline_seeds: int = 3,
+    baseline_rounds: int = 2,
+) -> Plan:
+    """The runs of the named methods (all of them, if none is named): SELU with `seeds` and `rounds`, others with theirs.
+
+    Seeds count up from the settings' own.
+
+    Raises:
+        ConfigError: there is no such method, a number is below 1, or a method does not fit the settings.
+    """
+    numbers = {
+        "seeds": seeds,
+        "rounds": rounds,
+        "baseline_seeds": baseline_seeds,
+        "baseline_rounds": baseline_rounds,
+    }
+    for name, number in numbers.items():
+        if number < 1:
+            raise ConfigError(f"{name} of a comparison must be at least 1, got {number}")
+    chosen = load_methods(methods)
+    sizes = {
+        method.name: (seeds, rounds) if method.role == "method" else (baseline_seeds, baseline_rounds)
+        for method in chosen
+    }
+    runs = [
+        PlannedRun(
+            method=method.name,
+            settings=method_settings(settings, method, seed=settings.seed + offset, rounds=sizes[method.name][1]),
+        )
+        for offset in range(max(count for count, _ in sizes.values()))
+        for method in chosen
+        if offset < sizes[method.name][0]
+    ]
+    return Plan(
+        methods=tuple(chosen),
+        runs=tuple(runs),
+        bootstrap=settings.evaluation.bootstrap,
+        common_round=min(number for _, number in sizes.values()),
+    )
+
+
+class RunState(BaseModel):
+    """How far a run is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str
+    seed: int
+    state: Literal["finished", "running", "failed", "not started"]
+    rounds: int = Field(description="finished rounds")
+    wanted: int = Field(description="rounds it is to have")
+    said: str = Field(default="", description="why it failed")
+
+
+class ComparisonRow(Record):
+    """One figure of one method after one round; a row of table.csv."""
+
+    method: str
+    role: str
+    round: int = Field(description="rounds of learning; 0: none")
+    seeds: int = Field(description="runs behind it")
+    measure: str = Field(
+        description="critic (balanced accuracy of the direct verdict), critic_self_asking, actor (success), "
+        "general_critic, general_actor, each also with _gain (over the base model); false_rate, coverage, labelled and "
+        "false_rate_critic_labels of labels; environment_steps, tokens_read, tokens_written and tokens_trained of a run "
+        "up to this round"
+    )
+    probe: str = Field(description="A: learning scenes, B: transfer scenes, A+B; empty for labels and budgets")
+    kind: str = Field(description="all, one_step or two_step tasks")
+    rate: float
+    low: float = Field(description="95 % interval; NaN where there is none")
+    high: float
+    n: int = Field(description="items of all seeds; episodes or labels; for budgets, runs")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison as far as it has come."""
+
+    plan: Plan
+    states: tuple[RunState, ...]
+    rows: tuple[ComparisonRow, ...]
+
+    def row(self, method: str, number: int, measure: str, probe: str = "", kind: str = "all") -> ComparisonRow | None:
+        """The figure with these coordinates, or None."""
+        wanted = (method, number, measure, probe, kind)
+        return next(
+            (row for row in self.rows if (row.method, row.round, row.measure, row.probe, row.kind) == wanted), None
+        )
+
+    def rounds(self, method: str) -> list[int]:
+        """Rounds of a method that have figures, ascending."""
+        return sorted({row.round for row in self.rows if row.method == method})
+
+
+def compare(store: Store, plan: Plan, told: Mapping[str, tuple[State, str]] | None = None) -> Comparison:
+    """Everything that is known of a plan's runs by now.
+
+    `told` is what the flow noted, by :attr:`PlannedRun.note`: a state and, of a failed run, the sentence.
+
+    Raises:
+        ArtifactError: figures of a finished round are no longer there.
+    """
+    told = told or {}
+    recorded: dict[str, dict[int, Round]] = defaultdict(dict)
+    keys = {run.key for run in plan.runs}
+    for item in finished_rounds(store):
+        if (key := run_folder(item.settings)) in keys:
+            recorded[key][item.round] = item
+    runs: dict[str, list[_Run]] = defaultdict(list)
+    states = []
+    for run in plan.runs:
+        wanted = run.settings.rounds
+        rounds = _in_a_row(recorded[run.key], wanted)
+        state, said = told.get(run.note, (None, ""))
+        if len(rounds) >= wanted:
+            state, said = "finished", ""
+        elif state is None and rounds:
+            state = "running"
+        states.append(
+            RunState(
+                method=run.method,
+                seed=run.settings.seed,
+                state=state or "not started",
+                rounds=len(rounds),
+                wanted=wanted,
+                said=said,
+            )
+        )
+        if rounds:
+            runs[run.method].append(_Run(store, rounds))
+    rows: list[ComparisonRow] = []
+    for method in plan.methods:
+        longest = max((len(run.rounds) for run in runs[method.name]), default=0)
+        for number in range(1, longest + 1):
+            some = [run for run in runs[method.name] if len(run.rounds) >= number]
+            rows += _rows_of(_Place(method.name, method.role, number, len(some)), some, plan.bootstrap)
+    untrained = next((some[0] for some in runs.values() if some), None)
+    if untrained is not None:
+        rows = [*_untrained_rows(untrained, plan.bootstrap), *rows]
+    return Comparison(plan, tuple(states), tuple(rows))
+
+
+def _in_a_row(rounds: Mapping[int, Round], most: int) -> list[Round]:
+    """Rounds 1, 2, ... as far as there are, at most so many."""
+    found: list[Round] = []
+    while len(found) < most and (item := rounds.get(len(found) + 1)) is not None:
+        found.append(item)
+    return found
+
+
+# Runs ----------------------------------------------------------------------------------------------------------------
+
+_ItemKey = tuple[str, str, str, str]
+"""subject, probe, method, item"""
+
+
+class _Run:
+    """What the rounds of one run left."""
+
+    def __init__(self, store: Store, rounds: Sequence[Round]) -> None:
+        self.rounds = rounds
+        self._outcomes = [_outcomes(store, item) for item in rounds]
+        self.metrics: list[list[MetricRow]] = [round_metrics(store, item) for item in rounds]
+        self.budgets = _budgets(store, rounds)
+
+    def base(self) -> dict[_ItemKey, ItemOutcome]:
+        """What the base model came to on every item; scripted policies are among the methods."""
+        return self._of_phase(1, "before")
+
+    def after(self, number: int) -> dict[_ItemKey, ItemOutcome]:
+        """What the models after a round came to."""
+        return self._of_phase(number, "after")
+
+    def _of_phase(self, number: int, phase: str) -> dict[_ItemKey, ItemOutcome]:
+        rows = self._outcomes[number - 1]
+        return {(row.subject, row.probe, row.method, row.item): row for row in rows if row.phase == phase}
+
+
+def _outcomes(store: Store, finished: Round) -> list[ItemOutcome]:
+    rows: list[ItemOutcome] = []
+    for ref in finished.metrics:
+        path = store.path(ref) / "outcomes.parquet"
+        if path.exists():
+            rows += read_table(path, ItemOutcome)
+    if not rows:
+        raise ArtifactError(
+            f"{finished.run}, round {finished.round}, was evaluated by an earlier version that kept no outcome of single "
+            "items; run it again (finished stages are reused)"
+        )
+    return rows
+
+
+_TOKENS = ("read", "written", "trained")
+
+
+def _budgets(store: Store, rounds: Sequence[Round]) -> list[dict[str, float]]:
+    """What the learning of a run took up to each round, evaluation left out; NaN where an artifact does not tell.
+
+    An artifact that several stages of the run found counts once: it was made once.
+    """
+    spent = {"environment_steps": 0.0, **{f"tokens_{name}": 0.0 for name in _TOKENS}}
+    seen: set[tuple[str, str]] = set()
+    found = []
+    for item in rounds:
+        for ref in (ref for stage in item.stages if stage.name != "evaluation" for ref in stage.artifacts):
+            if (ref.kind, ref.key) in seen:
+                continue
+            seen.add((ref.kind, ref.key))
+            for name, value in _spent_on(store, ref).items():
+                spent[name] += value
+        found.append(dict(spent))
+    return found
+
+
+def _spent_on(store: Store, ref: ArtifactRef) -> dict[str, float]:
+    provenance = store.manifest(ref).provenance
+    tokens: dict[str, Any] | None = provenance.get("tokens")
+    if tokens is None and not provenance.get("models"):
+        tokens = {}
+    spent = {f"tokens_{name}": math.nan if tokens is None else float(tokens.get(name, 0)) for name in _TOKENS}
+    if ref.kind == "episodes":
+        column = pq.read_table(store.path(ref) / "episodes.parquet", columns=["length"]).column("length")
+        spent["environment_steps"] = float(sum(column.to_pylist()))
+    return spent
+
+
+# Figures -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Place:
+    method: str
+    role: str
+    round: int
+    seeds: int
+
+    def row(self, measure: str, rate: Rate, probe: str = "", kind: str = "all") -> ComparisonRow:
+        return ComparisonRow(
+            method=self.method,
+            role=self.role,
+            round=self.round,
+            seeds=self.seeds,
+            measure=measure,
+            probe=probe,
+            kind=kind,
+            rate=rate.rate,
+            low=rate.low,
+            high=rate.high,
+            n=rate.n,
+        )
+
+
+_MEASURES = (
+    ("critic", "critic", "direct", ("A", "B")),
+    ("critic_self_asking", "critic", "self_asking", ("A", "B")),
+    ("actor", "actor", "selu", ("A", "B")),
+    ("general_critic", "general", "critic", ("A+B",)),
+    ("general_actor", "general", "actor", ("A+B",)),
+)
+"""Measure, and the subject, method and probes of its outcomes."""
+
+
+def _kinds(items: Sequence[ItemOutcome]) -> Iterable[tuple[str, list[int]]]:
+    """Places of the items of each kind of task; `all` of them first."""
+    yield "all", list(range(len(items)))
+    if items and items[0].subject != "general":
+        for kind, two in (("one_step", False), ("two_step", True)):
+            places = [place for place, item in enumerate(items) if (item.kind == "two_step") is two]
+            if places:
+                yield kind, places
+
+
+def _pooled(items: Sequence[ItemOutcome], values: Sequence[float], samples: int) -> Rate:
+    """Balanced accuracy of a critic's items, the mean of others', of outcomes or of gains; clustered by scene."""
+    scenes = [item.scene for item in items]
+    if items and items[0].truth is not None:
+        truth = [item.truth is True for item in items]
+        return bootstrap_balanced_accuracy(values, truth, scenes, _SEED, samples)
+    return bootstrap_mean(values, scenes, _SEED, samples)
+
+
+def _measured(
+    place: _Place,
+    found: Sequence[Mapping[_ItemKey, ItemOutcome]],
+    bases: Sequence[Mapping[_ItemKey, ItemOutcome]] | None,
+    samples: int,
+    measures: Iterable[tuple[str, str, str, tuple[str, ...]]],
+) -> list[ComparisonRow]:
+    """Figures of the runs of one method, their items pooled; with `bases`, gains over them on the same items too."""
+    rows = []
+    for measure, subject, method, probes in measures:
+        for probe in probes:
+            items: list[ItemOutcome] = []
+            gains: list[float] = []
+            for number, outcomes in enumerate(found):
+                mine = {key: row for key, row in outcomes.items() if key[:3] == (subject, probe, method)}
+                base = {} if bases is None else bases[number]
+                if bases is not None and (strange := sorted(key[3] for key in mine if key not in base)):
+                    raise ArtifactError(
+                        f"{place.method}, round {place.round}: {len(strange)} items of probe {probe} ({strange[0]}) were "
+                        "never given to the base model, so that there is no gain to measure"
+                    )
+                items += mine.values()
+                gains += [row.value - base[key].value for key, row in mine.items()] if bases is not None else []
+            if not items:
+                continue
+            for kind, places in _kinds(items):
+                some = [items[index] for index in places]
+                rows.append(place.row(measure, _pooled(some, [item.value for item in some], samples), probe, kind))
+                if bases is not None:
+                    gained = _pooled(some, [gains[index] for index in places], samples)
+                    rows.append(place.row(f"{measure}_gain", gained, probe, kind))
+    return rows
+
+
+_LABELS = (
+    ("false_rate", "after"),
+    ("coverage", "after"),
+    ("labelled", "after"),
+    ("false_rate_critic_labels", "before"),
+)
+"""Figures of labels, and which judging they are about: the improved critic's, but for what the critic learned from."""
+
+
+def _rows_of(place: _Place, runs: Sequence[_Run], samples: int) -> list[ComparisonRow]:
+    number = place.round
+    rows = _measured(place, [run.after(number) for run in runs], [run.base() for run in runs], samples, _MEASURES)
+    for metric, phase in _LABELS:
+        told = [
+            row
+            for run in runs
+            for row in run.metrics[number - 1]
+            if (row.subject, row.phase, row.metric) == ("labels", phase, metric) and row.n
+        ]
+        if told:
+            hits, n = sum(round(row.rate * row.n) for row in told), sum(row.n for row in told)
+            rows.append(place.row(metric, wilson(hits, n)))
+    for name in runs[0].budgets[number - 1]:
+        mean = sum(run.budgets[number - 1][name] for run in runs) / len(runs)
+        rows.append(place.row(name, Rate(rate=mean, n=len(runs), low=math.nan, high=math.nan)))
+    return rows
+
+
+def _untrained_rows(run: _Run, samples: int) -> list[ComparisonRow]:
+    """What needs no learning: the base model, its self-asking as a critic, and the actor's floor and ceiling.
+
+    They are the same in every run, whose probes and base model are one.
+    """
+    direct: list[tuple[str, str, str, tuple[str, ...]]] = [
+        row for row in _MEASURES if row[0] in ("critic", "actor", "general_critic", "general_actor")
+    ]
+    both = ("A", "B")
+    wanted: list[tuple[str, list[tuple[str, str, str, tuple[str, ...]]]]] = [
+        ("base model", direct),
+        ("self-asking, untrained", [("critic", "critic", "self_asking", both)]),
+        ("random actor", [("actor", "actor", "random", both)]),
+        ("planner", [("actor", "actor", "planner", both)]),
+    ]
+    return [
+        row
+        for name, measures in wanted
+        for row in _measured(_Place(name, "no training", 0, 1), [run.base()], None, samples, measures)
+    ]

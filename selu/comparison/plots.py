@@ -1,0 +1,152 @@
+"""Plots of a comparison: learning curves, bars of methods, and how many labels were false."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from selu.comparison import Comparison, ComparisonRow
+
+__all__ = ["draw_plots"]
+
+_PANELS = (
+    ("critic", "A", "critic, direct verdict, probe A\nbalanced accuracy"),
+    ("critic", "B", "critic, direct verdict, probe B\nbalanced accuracy"),
+    ("actor", "A", "actor, probe A\nshare of tasks done"),
+    ("actor", "B", "actor, probe B\nshare of tasks done"),
+)
+_COLOURS = {"method": "#1f4e9c", "upper bound": "#3b8b4f", "ablation": "#8a8f98"}
+_BASELINES = ("#c8622b", "#a43d73", "#8a7a1d", "#5c4aa0", "#2b8f98")
+_GREY = "#55595f"
+
+
+def draw_plots(comparison: Comparison, folder: Path) -> list[str]:
+    """Write the plots that there are figures for as PNG files into `folder` and return their names."""
+    drawn = []
+    for name, draw in (
+        ("learning_curves.png", _learning_curves),
+        ("methods.png", _bars),
+        ("false_labels.png", _false_labels),
+    ):
+        figure = draw(comparison)
+        if figure is not None:
+            # No version and no time in the file: equal figures, equal bytes.
+            figure.savefig(folder / name, dpi=120, metadata={"Software": None})
+            drawn.append(name)
+    return drawn
+
+
+def _style(comparison: Comparison, name: str) -> dict[str, Any]:
+    role = next(method.role for method in comparison.plan.methods if method.name == name)
+    baselines = [method.name for method in comparison.plan.methods if method.role == "baseline"]
+    colour = _BASELINES[baselines.index(name) % len(_BASELINES)] if role == "baseline" else _COLOURS[role]
+    return {"color": colour, "linewidth": 2.2 if role == "method" else 1.3, "zorder": 4 if role == "method" else 3}
+
+
+def _errors(rows: Sequence[ComparisonRow]) -> list[list[float]]:
+    """Lengths of error bars below and above, 0 where there is no interval."""
+    return [
+        [row.rate - row.low if math.isfinite(row.low) else 0.0 for row in rows],
+        [row.high - row.rate if math.isfinite(row.high) else 0.0 for row in rows],
+    ]
+
+
+def _lines(comparison: Comparison, axes: Any, measure: str, probe: str, *, start: str | None) -> bool:
+    """A line for each method but the ablations, from the row `start` in round 0 on; whether there was any."""
+    names = [method.name for method in comparison.plan.methods if method.role != "ablation"]
+    some = False
+    for place, name in enumerate(names):
+        rows = [row for number in comparison.rounds(name) if (row := comparison.row(name, number, measure, probe))]
+        if not rows:
+            continue
+        some = True
+        first = comparison.row(start, 0, measure, probe) if start else None
+        shown = [first, *rows] if first else rows
+        # Side by side, so that intervals do not hide each other.
+        shift = 0.05 * (place - (len(names) - 1) / 2)
+        axes.errorbar(
+            [row.round + shift for row in shown],
+            [row.rate for row in shown],
+            yerr=_errors(shown),
+            label=f"{name} (seeds: {max(row.seeds for row in rows)})",
+            marker="o",
+            markersize=4,
+            capsize=2,
+            elinewidth=0.9,
+            **_style(comparison, name),
+        )
+    axes.grid(axis="y", color="#e3e5e8")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    return some
+
+
+def _learning_curves(comparison: Comparison) -> Figure | None:
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    grid = figure.subplots(2, 2, sharex=True)
+    some = False
+    for axes, (measure, probe, title) in zip(grid.flat, _PANELS, strict=True):
+        some |= _lines(comparison, axes, measure, probe, start="base model")
+        axes.set_title(title, fontsize=10)
+        for name, style in (("self-asking, untrained", "-."), ("random actor", ":"), ("planner", "--")):
+            row = comparison.row(name, 0, measure, probe)
+            if row is not None:
+                axes.axhline(row.rate, color=_GREY, linewidth=1, linestyle=style, label=name)
+    for axes in grid[1]:
+        axes.set_xlabel("rounds of learning")
+    if not some:
+        return None
+    labels = {label: line for axes in grid.flat for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(labels.values()), list(labels), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    return figure
+
+
+def _bars(comparison: Comparison) -> Figure | None:
+    number = comparison.plan.common_round
+    names = [method.name for method in comparison.plan.methods if comparison.row(method.name, number, "actor", "A")]
+    if not names:
+        return None
+    figure = Figure(figsize=(12, 1.8 + 0.34 * len(names)), layout="constrained")
+    grid = figure.subplots(1, 4, sharey=True)
+    places = list(range(len(names)))[::-1]
+    for axes, (measure, probe, title) in zip(grid, _PANELS, strict=True):
+        for place, name in zip(places, names, strict=True):
+            row = comparison.row(name, number, measure, probe)
+            if row is not None:
+                axes.barh(
+                    place,
+                    row.rate,
+                    xerr=_errors([row]),
+                    height=0.7,
+                    color=_style(comparison, name)["color"],
+                    error_kw={"elinewidth": 1, "capsize": 2},
+                )
+        base = comparison.row("base model", 0, measure, probe)
+        if base is not None:
+            axes.axvline(base.rate, color=_GREY, linewidth=1, linestyle=":")
+        axes.set_title(title, fontsize=9)
+        axes.grid(axis="x", color="#e3e5e8")
+        axes.tick_params(axis="x", labelsize=8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[0].set_yticks(places, names, fontsize=9)
+    figure.suptitle(f"after round {number}; dotted: the base model; 95 % intervals", fontsize=9)
+    return figure
+
+
+def _false_labels(comparison: Comparison) -> Figure | None:
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    some = _lines(comparison, axes, "false_rate", "", start=None)
+    axes.set_title("labels that say “done” and are false, as a share (95 % intervals)", fontsize=10)
+    axes.set_xlabel("round")
+    axes.set_ylim(bottom=0)
+    if not some:
+        return None
+    axes.legend(fontsize=8, frameon=False)
+    return figure

@@ -1,0 +1,123 @@
+"""Figures over several seeds: what is pooled, what is paired, and what is said of runs that are not there yet."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from selu.comparison import ComparisonRow, _budgets, _measured, _Place, compare, plan_comparison
+from selu.config import Settings
+from selu.errors import ArtifactError, ConfigError
+from selu.evaluation import ItemOutcome, Series
+from selu.rounds import Workspace
+from selu.store import Store
+
+Outcomes = dict[tuple[str, str, str, str], ItemOutcome]
+ACTOR = [("actor", "actor", "selu", ("A",))]
+CRITIC = [("critic", "critic", "direct", ("A",))]
+
+
+def _items(subject: str, method: str, values: list[float], truth: list[bool] | None = None) -> Outcomes:
+    """Item i in scene i % 3; each fourth is a two-step task."""
+    series = Series("run", 1, subject, "after", "A", method)  # type: ignore[arg-type]
+    rows = [
+        series.outcome(
+            f"item {index}",
+            f"FloorPlan{index % 3}",
+            "open" if index % 4 else "two_step",
+            value,
+            None if truth is None else truth[index],
+        )
+        for index, value in enumerate(values)
+    ]
+    return {(row.subject, row.probe, row.method, row.item): row for row in rows}
+
+
+def _figures(rows: list[ComparisonRow]) -> dict[tuple[str, str], ComparisonRow]:
+    return {(row.measure, row.kind): row for row in rows}
+
+
+def test_all_seeds_are_pooled_and_gains_are_paired_item_by_item() -> None:
+    base = _items("actor", "selu", [0, 0, 1, 1, 0, 0, 0, 1])
+    seeds = [_items("actor", "selu", values) for values in ([1, 0, 1, 1, 1, 0, 0, 1], [0, 0, 1, 0, 0, 1, 0, 1])]
+    rows = _figures(_measured(_Place("selu", "method", 1, 2), seeds, [base, base], 200, ACTOR))
+    assert (rows["actor", "all"].rate, rows["actor", "all"].n) == (8 / 16, 16)
+    assert rows["actor_gain", "all"].rate == pytest.approx((2 + 0) / 16)
+    assert rows["actor_gain", "all"].low <= rows["actor_gain", "all"].rate <= rows["actor_gain", "all"].high
+    # Items 0 and 4 are the two-step ones.
+    assert (rows["actor", "two_step"].rate, rows["actor", "two_step"].n) == (2 / 4, 4)
+    assert rows["actor_gain", "two_step"].rate == 0.5
+    assert (rows["actor", "one_step"].n, rows["actor_gain", "one_step"].rate) == (12, pytest.approx(0.0))
+
+
+def test_a_critic_is_measured_by_balanced_accuracy_in_every_part_of_the_probe() -> None:
+    truth = [True, True, True, True, True, True, False, False]
+    yes = _items("critic", "direct", [float(done) for done in truth], truth)
+    base = _items("critic", "direct", [0.5] * 8, truth)
+    rows = _figures(_measured(_Place("selu", "method", 1, 1), [yes], [base], 200, CRITIC))
+    # Always yes: six of eight are right, and yet it is a guess.
+    assert rows["critic", "all"].rate == 0.5
+    assert rows["critic_gain", "all"].rate == 0.0
+
+
+def test_an_item_that_the_base_never_met_gives_no_gain() -> None:
+    base = _items("actor", "selu", [0, 0, 1])
+    after = _items("actor", "selu", [0, 0, 1, 1])
+    with pytest.raises(ArtifactError, match=r"1 items of probe A \(item 3\) were never given to the base model"):
+        _measured(_Place("selu", "method", 1, 1), [after], [base], 200, ACTOR)
+
+
+def test_the_first_seed_of_every_method_comes_first() -> None:
+    plan = plan_comparison(Settings(seed=5), ["selu", "lmsi"], seeds=3, rounds=4, baseline_seeds=2, baseline_rounds=1)
+    assert [(run.method, run.settings.seed, run.settings.rounds) for run in plan.runs] == [
+        ("selu", 5, 4),
+        ("lmsi", 5, 1),
+        ("selu", 6, 4),
+        ("lmsi", 6, 1),
+        ("selu", 7, 4),
+    ]
+    assert plan.common_round == 1
+    with pytest.raises(ConfigError, match="baseline_rounds of a comparison must be at least 1, got 0"):
+        plan_comparison(Settings(), baseline_rounds=0)
+
+
+def test_what_was_not_run_is_said(tmp_path: Path) -> None:
+    plan = plan_comparison(Settings(), ["selu", "lmsi"], seeds=2, baseline_seeds=1)
+    store = Workspace(data_dir=tmp_path).store()
+    told = compare(store, plan, {plan.runs[1].note: ("failed", "no label was accepted")})
+    assert [(state.method, state.seed, state.state, state.said) for state in told.states] == [
+        ("selu", 0, "not started", ""),
+        ("lmsi", 0, "failed", "no label was accepted"),
+        ("selu", 1, "not started", ""),
+    ]
+    assert told.rows == ()
+
+
+def test_a_budget_that_an_artifact_does_not_tell_is_unknown(tmp_path: Path) -> None:
+    class Stage:
+        name = "self_asking"
+
+        def __init__(self, *artifacts: object) -> None:
+            self.artifacts = artifacts
+
+    class Item:
+        def __init__(self, *stages: Stage) -> None:
+            self.stages = stages
+
+    store = Store(tmp_path)
+
+    def put(key: str, **provenance: object) -> object:
+        with store.create("judgements", key, {"stage": "s", **provenance}) as draft:  # type: ignore[dict-item]
+            (draft.path / "a.txt").write_text(key)
+        return draft.ref
+
+    told = put("0a", models=["m"], tokens={"read": 10, "written": 2, "trained": 0})
+    no_model = put("0b", models=[])
+    untold = put("0c", models=["m"])
+    rounds = [Item(Stage(told, no_model)), Item(Stage(told)), Item(Stage(untold))]
+    spent = _budgets(store, rounds)  # type: ignore[arg-type]
+    # Found again, it costs nothing.
+    assert [spent[number]["tokens_read"] for number in (0, 1)] == [10, 10]
+    assert math.isnan(spent[2]["tokens_read"])
