@@ -74,7 +74,11 @@ _OTHER_TABLES: dict[str, dict[str, str]] = {
 }
 
 _OTHER_TABLES["outcomes"] = {
-    **{name: kind for name, kind in _OTHER_TABLES["metrics"].items() if name not in ("metric", "rate", "n", "low", "high")},
+    **{
+        name: kind
+        for name, kind in _OTHER_TABLES["metrics"].items()
+        if name not in ("metric", "rate", "n", "low", "high")
+    },
     "item": "VARCHAR",
     "scene": "VARCHAR",
     "kind": "VARCHAR",

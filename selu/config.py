@@ -166,7 +166,7 @@ class TaskSettings(_Section):
     instructions: UserPath | None = Field(
         default=None, description="a file with one instruction a line, taken as it is in place of drawn tasks"
     )
-    episodes: int = Field(default=640, ge=1, le=1_000_000, description="trajectories collected in a round")
+    episodes: int = Field(default=400, ge=1, le=1_000_000, description="trajectories collected in a round")
     unsolvable: Share = Field(
         default=0.0, description="share of instructions that name an object which is not in the scene (an ablation)"
     )
@@ -270,7 +270,7 @@ class DatasetSettings(_Section):
     questions_per_verdict: float = Field(
         default=0.25, ge=0.0, le=100.0, description="rows of the critic's own questions kept for each verdict row"
     )
-    max_rows: int = Field(default=12_000, ge=1, le=10_000_000, description="most rows of a dataset version")
+    max_rows: int = Field(default=5_000, ge=1, le=10_000_000, description="most rows of a dataset version")
     reuse_previous_rounds: bool = Field(default=True, description="also take what earlier rounds of this run labelled")
 
 
@@ -279,7 +279,8 @@ class FinetuningSettings(_Section):
 
     enabled: bool = Field(default=True, description="off: the model stays as it is (an ablation)")
     start: Literal["base", "previous"] = Field(
-        default="base", description="each round's adapter starts afresh from the base model, or from that of the round before"
+        default="base",
+        description="each round's adapter starts afresh from the base model, or from that of the round before",
     )
     rank: int = Field(default=32, ge=1, le=1024, description="LoRA rank")
     alpha: int = Field(default=64, ge=1, le=4096, description="LoRA scale: updates are multiplied by alpha / rank")
@@ -288,7 +289,7 @@ class FinetuningSettings(_Section):
         default="language", description="which linear layers get an adapter: the text side, with the connector, or all"
     )
     learning_rate: float = Field(default=1e-3, gt=0.0, le=1.0, description="peak learning rate")
-    epochs: float = Field(default=2.0, gt=0.0, le=1000.0, description="passes over the dataset version")
+    epochs: float = Field(default=4.0, gt=0.0, le=1000.0, description="passes over the dataset version")
     max_steps: int = Field(default=-1, ge=-1, description="optimiser steps in place of epochs; -1: as epochs say")
     batch_size: int = Field(default=32, ge=1, le=4096, description="rows in an optimiser step")
     warmup_ratio: float = Field(default=0.05, ge=0.0, lt=1.0, description="share of the steps that warm up")
@@ -318,7 +319,10 @@ class GuardSettings(_Section):
 
     enabled: bool = Field(default=True, description="off: every adapter is taken into use")
     episodes: int = Field(
-        default=60, ge=1, le=100_000, description="practice tasks that old and new actor play greedily, at most a round's"
+        default=60,
+        ge=1,
+        le=100_000,
+        description="practice tasks that old and new actor play greedily, at most a round's",
     )
     blank: Share = Field(default=0.75, description="critic: least share of right answers about blank pictures")
     forgetting: Share = Field(

@@ -113,7 +113,6 @@ class Series:
             high=rate.high,
         )
 
-
     def outcome(self, item: str, scene: str, kind: str, value: float, truth: bool | None = None) -> ItemOutcome:
         """What an item came to in this series."""
         return ItemOutcome(

@@ -14,8 +14,9 @@ critic has to see it. Phases, each batched over all episodes of a shard:
    steps, but neither the actor to say Done nor the critic to say yes.
 
 Where deeds are evidence (:mod:`selu.deeds`), an action upon which the picture changed has spoken already: of 2 to 4 no
-answer may then contradict it and one must be sure, but the others may be unsure. Whatever fails stays as a row with `accepted=False` and its reason. SELU (arXiv 2410.03303); evidence before acceptance
-and the freedom to change the verb are ours.
+answer may then contradict it and one must be sure, but the others may be unsure. Whatever fails stays as a row with
+`accepted=False` and its reason. SELU (arXiv 2410.03303); evidence before acceptance, the freedom to change the verb and
+good starts are ours.
 """
 
 from __future__ import annotations

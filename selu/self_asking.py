@@ -20,8 +20,8 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from selu.config import SelfAskingSettings
-from selu.errors import TerminalError
 from selu.deeds import could_have_done, deeds_of
+from selu.errors import TerminalError
 from selu.frames import FrameTable
 from selu.judging import CHOICES, Said, direct_verdicts, majority_verdicts, refined_verdict
 from selu.models.base import Prompt, VisionLanguageModel
@@ -472,7 +472,11 @@ def _last_shown(
     """
     indices = frames.by_episode()
     asked = [
-        (claim, name, make_question(replace(claim, frame_index=index), "verification", _SEEN_QUESTION.format(name), "yes"))
+        (
+            claim,
+            name,
+            make_question(replace(claim, frame_index=index), "verification", _SEEN_QUESTION.format(name), "yes"),
+        )
         for claim in claims
         if _AND_THEN in claim.instruction
         for name in sorted(mentioned_objects(claim.instruction))
@@ -530,15 +534,17 @@ class _Glimpse:
 
     def says(self, instruction: str) -> Judgement:
         """Whether an instruction seems to be fulfilled; `unsure` where its things are not all there to be judged."""
-        sides = {self._says(part) for part in instruction.split(_AND_THEN)}
+        parts = instruction.split(_AND_THEN)
+        sides = {self._says(part, alone=len(parts) == 1) for part in parts}
         return "unsure" if "unsure" in sides else "no" if "no" in sides else "yes"
 
-    def _says(self, part: str) -> Judgement:
-        things, verb = mentioned_objects(part), part.split(" the ")[0]
+    def _says(self, part: str, *, alone: bool) -> Judgement:
+        things, verb = mentioned_objects(part), part.split(" the ", maxsplit=1)[0]
         told = {"pick up": self.held, "open": self.open, "turn on": self.on}.get(verb)
-        # What was done to another thing was not done to this one, be it in view or not.
+        # What was done to another thing was not done to this one, be it in view or not. But of several things some are
+        # out of view when all is done: that must not be learned as a sign of failure.
         there = things <= self.in_view | self.held | self.open | self.on
-        if not things or not (there or told):
+        if not things or not (there or (told and alone)):
             return "unsure"
         if told is not None:
             return "yes" if things <= told else "no"

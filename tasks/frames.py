@@ -15,7 +15,7 @@ from selu.tasks.stages import Made, Shard, Stage, make, read_episodes, read_fram
 
 __all__ = ["SelectedFrame", "extract_frames", "read_selected_frames"]
 
-FRAMES = Stage(name="frames", version=1, modules=("selu.frames", "selu.worlds.actions"))
+FRAMES = Stage(name="frames", version=2, modules=("selu.frames", "selu.worlds.actions"))
 
 
 class SelectedFrame(Record):

@@ -29,7 +29,7 @@ __all__ = ["relabel_episodes"]
 
 HINDSIGHT = Stage(
     name="hindsight",
-    version=1,
+    version=2,
     modules=("selu.hindsight", "selu.self_asking", "selu.deeds", "selu.judging", "selu.prompting", "selu.frames"),
 )
 

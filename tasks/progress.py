@@ -32,7 +32,18 @@ from rich.progress import (
 )
 from rich.text import Text
 
-__all__ = ["Display", "LineDisplay", "Meter", "RichDisplay", "finished", "interrupt", "interrupted", "meter", "say", "shown_on"]
+__all__ = [
+    "Display",
+    "LineDisplay",
+    "Meter",
+    "RichDisplay",
+    "finished",
+    "interrupt",
+    "interrupted",
+    "meter",
+    "say",
+    "shown_on",
+]
 
 logger = logging.getLogger("selu.progress")
 

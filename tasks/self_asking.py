@@ -30,8 +30,9 @@ from selu.tasks.stages import (
 __all__ = ["ask_about_contrasts", "ask_about_episodes"]
 
 _MODULES = ("selu.self_asking", "selu.deeds", "selu.judging", "selu.prompting", "selu.frames")
-SELF_ASKING = Stage(name="self-asking", version=1, modules=_MODULES)
-CONTRASTS = Stage(name="contrasts", version=1, modules=_MODULES)
+SELF_ASKING = Stage(name="self-asking", version=2, modules=_MODULES)
+CONTRASTS = Stage(name="contrasts", version=2, modules=_MODULES)
+
 
 def _write(path: Path, rows: tuple[list[Question], list[Answer], list[Verdict]]) -> None:
     questions, answers, verdicts = rows

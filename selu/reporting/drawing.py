@@ -227,9 +227,7 @@ def trend_plot(trend: Trend) -> Markup:
         place = round(x(point.round) + shift, 1)
         whisker = ""
         if math.isfinite(point.low) and math.isfinite(point.high):
-            whisker = (
-                f'<line class="whisker" x1="{place}" x2="{place}" y1="{y(point.low)}" y2="{y(point.high)}"/>'
-            )
+            whisker = f'<line class="whisker" x1="{place}" x2="{place}" y1="{y(point.low)}" y2="{y(point.high)}"/>'
         title = f"{name}, {f'round {point.round}' if point.round else 'base'}: {said(point.value)}"
         return (
             f'{whisker}<circle cx="{place}" cy="{y(point.value)}" r="3.6"{" class=refused" if point.refused else ""}>'

@@ -249,7 +249,9 @@ def test_several_rounds_are_told_together(again: tuple[Settings, Round]) -> None
     assert figures["gain_from_base"]["actor"] == {"rate": 1.0, "n": 8, "ci95": [1.0, 1.0]}
     assert figures["gain_from_base"]["actor_probe_b"]["n"] == 4
     assert figures["stopped"] is None
-    assert round_line(figures["rounds"][0]).startswith("Round 1: critic A 50.0 -> 100.0, B 50.0 -> 100.0; actor A 0.0 ->")
+    assert round_line(figures["rounds"][0]).startswith(
+        "Round 1: critic A 50.0 -> 100.0, B 50.0 -> 100.0; actor A 0.0 ->"
+    )
     page = report_path(rounds[-1], Workspace.of(settings).reports).read_text()
     assert "Over the rounds" in page
     assert page.count('<svg class="curve trend"') == 3 + sum(

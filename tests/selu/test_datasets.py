@@ -28,7 +28,7 @@ from selu.records import Answer, Episode, Frame, Question, Relabel, Step, Verdic
 from selu.self_asking import Claim, ask
 from tests.scripted_model import Script, ScriptedModel, make_episode, picture
 
-NO_REPLAY = DatasetSettings(replay=0.0)
+NO_REPLAY = DatasetSettings(questions_per_verdict=1.0, replay=0.0)
 Rows = tuple[list[Episode], list[Step], list[Frame], list[Question], list[Answer], list[Verdict], list[Relabel]]
 
 
@@ -126,9 +126,9 @@ def test_each_instruction_has_as_many_yes_as_no_rows() -> None:
     assert counts == {(fridge, "yes"): 2, (fridge, "no"): 2}
     # Hard negatives are the ones that are kept.
     assert any(row.source == "before_relabel" for row in lineage(_critic(rows)))
-    doubled = _critic(rows, DatasetSettings(replay=0.0, negatives_per_positive=2.0))
+    doubled = _critic(rows, DatasetSettings(questions_per_verdict=1.0, replay=0.0, negatives_per_positive=2.0))
     assert Counter(_turns(doubled))[fridge, "no"] == 4
-    alone = _critic(rows, DatasetSettings(replay=0.0, negatives_per_positive=0.0))
+    alone = _critic(rows, DatasetSettings(questions_per_verdict=1.0, replay=0.0, negatives_per_positive=0.0))
     assert Counter(_turns(alone))[fridge, "no"] == 0
     # The critic's own yes/no questions, too, must not be answered by their text.
     for text in ("Is the fridge open?", "Is the fridge closed?"):
@@ -173,22 +173,26 @@ def _rehearsal(count: int) -> datasets.Dataset:
 def test_rehearsal_is_the_asked_share_and_never_carried_over() -> None:
     rows = _judged([OPENED, MISSED, OTHER], SCRIPT)
     own = len(_critic(rows))
-    mixed = _critic(rows, DatasetSettings(replay=0.5), replay=_rehearsal(100))
+    mixed = _critic(rows, DatasetSettings(questions_per_verdict=1.0, replay=0.5), replay=_rehearsal(100))
     assert Counter(mixed["source"])["rehearsal"] == own == len(mixed) - own
     assert len(set(_turns(mixed))) >= own  # drawn without repetition
-    only = _critic(rows, DatasetSettings(replay=1.0, max_rows=7), replay=_rehearsal(100))
+    only = _critic(rows, DatasetSettings(questions_per_verdict=1.0, replay=1.0, max_rows=7), replay=_rehearsal(100))
     assert set(only["source"]) == {"rehearsal"}
     assert len(only) == 7
-    later = _critic(_judged([OTHER], SCRIPT), DatasetSettings(replay=0.0), previous=mixed)
+    later = _critic(_judged([OTHER], SCRIPT), DatasetSettings(questions_per_verdict=1.0, replay=0.0), previous=mixed)
     assert "rehearsal" not in later["source"]
     assert {"a", "b", "c"} <= set(later["episode_id"])
-    fresh = _critic(_judged([OTHER], SCRIPT), DatasetSettings(replay=0.0, reuse_previous_rounds=False), previous=mixed)
+    fresh = _critic(
+        _judged([OTHER], SCRIPT),
+        DatasetSettings(questions_per_verdict=1.0, replay=0.0, reuse_previous_rounds=False),
+        previous=mixed,
+    )
     assert set(fresh["episode_id"]) == {"c"}
 
 
 def test_max_rows_is_kept_with_rehearsal_and_without_splitting_pairs() -> None:
     rows = _judged([OPENED, MISSED, OTHER], SCRIPT)
-    dataset = _critic(rows, DatasetSettings(replay=0.5, max_rows=5), replay=_rehearsal(100))
+    dataset = _critic(rows, DatasetSettings(questions_per_verdict=1.0, replay=0.5, max_rows=5), replay=_rehearsal(100))
     assert len(dataset) <= 5
     counts = Counter(turn[1] for turn in _turns(dataset) if turn[0].endswith("Was it done?"))
     assert counts["yes"] == counts["no"] == 1
@@ -249,7 +253,7 @@ CARD = DatasetCard(
 def test_a_saved_version_loads_as_a_hub_dataset_and_repeats_byte_by_byte(tmp_path: Path) -> None:
     for name in ("first", "second"):
         rows = _judged([OPENED, MISSED, OTHER], SCRIPT)
-        critic = _critic(rows, DatasetSettings(replay=0.5), replay=_rehearsal(100))
+        critic = _critic(rows, DatasetSettings(questions_per_verdict=1.0, replay=0.5), replay=_rehearsal(100))
         save_dataset_version(tmp_path / name, {"critic": critic, "actor": _actor(rows)}, CARD)
     files = sorted(path.relative_to(tmp_path / "first") for path in (tmp_path / "first").rglob("*") if path.is_file())
     assert [str(path) for path in files] == [

@@ -31,7 +31,9 @@ def _relabel(
     episode, steps, frames = case
     model = ScriptedModel(script)
     hindsight = HindsightSettings.model_validate(settings)
-    questions, answers, relabels = relabel([episode], steps, frames, verdicts, model, hindsight, SelfAskingSettings(deeds=deeds))
+    questions, answers, relabels = relabel(
+        [episode], steps, frames, verdicts, model, hindsight, SelfAskingSettings(deeds=deeds)
+    )
     assert [question.question_id for question in questions] == [answer.question_id for answer in answers]
     known = {question.question_id for question in questions}
     for row in relabels:

@@ -136,7 +136,11 @@ def test_votes_are_drawn_by_the_claim_and_a_bare_majority_may_be_too_little() ->
 
 
 def test_refinement_believes_its_questions_where_they_are_surer() -> None:
-    refuted: Script = {**ASKED, (20, verdict_prompt(INSTRUCTION)): ("yes", 0.6), (20, "Is the fridge open?"): ("no", 0.9)}
+    refuted: Script = {
+        **ASKED,
+        (20, verdict_prompt(INSTRUCTION)): ("yes", 0.6),
+        (20, "Is the fridge open?"): ("no", 0.9),
+    }
     model, judged = _ask(refuted, by="refinement", confidence=0.0)
     assert (judged.verdict, round(judged.confidence, 6), judged.accepted) == ("no", 0.9, True)
     assert "revised from 'yes' to 'no'" in judged.reason
@@ -279,9 +283,9 @@ def test_the_first_of_two_things_is_judged_where_it_was_last_in_view() -> None:
 
 def _with_deeds(script: Script, *, actions: list[str], direct: bool = False) -> Verdict:
     episode, steps, frames = make_episode("e", INSTRUCTION, actions, [10, 20, 20])
-    return ask(
-        [episode], frames, ScriptedModel(script), SelfAskingSettings(), steps=steps, agree_with_direct=direct
-    )[2][0]
+    return ask([episode], frames, ScriptedModel(script), SelfAskingSettings(), steps=steps, agree_with_direct=direct)[
+        2
+    ][0]
 
 
 UNSURE: Script = {**ASKED, **OPEN, (20, "Is the fridge closed?"): ("no", 0.6)}
