@@ -32,19 +32,19 @@ from selu.deeds import names_place
 from selu.frames import FrameTable, is_interaction
 from selu.models.base import VisionLanguageModel
 from selu.prompting import Achievement, achievements
-from selu.records import Answer, Episode, Frame, Judgement, Question, Relabel, Step, Verdict
-from selu.self_asking import (
+from selu.questions import (
     Claim,
     Progress,
     answer_questions,
     canonical_json,
     digest,
     in_units,
-    judge_claims,
     make_question,
     part_of,
     spoken_for,
 )
+from selu.records import Answer, Episode, Frame, Judgement, Question, Relabel, Step, Verdict
+from selu.verdicts import judge_claims
 from selu.worlds.actions import parse_action
 from selu.worlds.tasks import ENCLOSING
 from selu.worlds.vocabulary import spoken_name

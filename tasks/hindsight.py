@@ -30,7 +30,16 @@ __all__ = ["relabel_episodes"]
 HINDSIGHT = Stage(
     name="hindsight",
     version=2,
-    modules=("selu.hindsight", "selu.self_asking", "selu.deeds", "selu.judging", "selu.prompting", "selu.frames"),
+    modules=(
+        "selu.hindsight",
+        "selu.questions",
+        "selu.self_asking",
+        "selu.verdicts",
+        "selu.deeds",
+        "selu.judging",
+        "selu.prompting",
+        "selu.frames",
+    ),
 )
 
 

@@ -13,7 +13,6 @@ from selu.judging import Blind, blinded, direct_verdicts
 from selu.prompting import prompts_digest
 from selu.records import Episode, Frame, Judgement, Record
 from selu.rounds import Workspace
-from selu.self_asking import ask
 from selu.store import ArtifactRef, Store, read_table, write_table
 from selu.tasks.progress import Meter
 from selu.tasks.stages import (
@@ -27,13 +26,14 @@ from selu.tasks.stages import (
     read_frames,
     stage_task,
 )
+from selu.verdicts import ask
 
 __all__ = ["OWN", "ProbeVerdict", "judge_own", "judge_probe", "read_probe"]
 
 JUDGING = Stage(
     name="judging",
     version=1,
-    modules=("selu.judging", "selu.self_asking", "selu.prompting", "selu.frames"),
+    modules=("selu.judging", "selu.questions", "selu.self_asking", "selu.verdicts", "selu.prompting", "selu.frames"),
 )
 
 OWN_JUDGING = Stage(name="own-judging", version=1, modules=("selu.judging", "selu.prompting", "selu.frames"))

@@ -19,9 +19,9 @@ from selu.errors import TerminalError
 from selu.evaluation import truth_of_instruction
 from selu.frames import FrameTable
 from selu.prompting import achievements, verdict_prompt
+from selu.questions import Claim, canonical_json, digest, make_question
 from selu.records import Answer, Episode, Frame, OracleEpisode, OracleStep, Question, Relabel, Step, Verdict
 from selu.rounds import Workspace
-from selu.self_asking import Claim, canonical_json, digest, make_question
 from selu.store import ArtifactRef, OracleRef, write_table
 from selu.tasks.frames import read_selected_frames
 from selu.tasks.progress import Meter
@@ -32,7 +32,7 @@ from selu.worlds.vocabulary import spoken_name
 
 __all__ = ["contrast_by_truth", "label_by_truth"]
 
-_MODULES = ("selu.evaluation", "selu.self_asking", "selu.prompting", "selu.frames", "selu.worlds.tasks")
+_MODULES = ("selu.evaluation", "selu.questions", "selu.prompting", "selu.frames", "selu.worlds.tasks")
 LABELS_BY_TRUTH = Stage(name="labels-by-truth", version=1, modules=_MODULES)
 CONTRASTS_BY_TRUTH = Stage(name="contrasts-by-truth", version=1, modules=_MODULES)
 

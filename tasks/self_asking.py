@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from selu.config import SelfAskingSettings
+from selu.contrasts import contrast_claims
 from selu.prompting import prompts_digest
 from selu.records import Answer, Question, Relabel, Verdict
 from selu.rounds import Workspace
-from selu.self_asking import ask, contrast_claims
 from selu.store import ArtifactRef, write_table
 from selu.tasks.frames import read_selected_frames
 from selu.tasks.progress import Meter
@@ -26,12 +26,21 @@ from selu.tasks.stages import (
     read_steps,
     stage_task,
 )
+from selu.verdicts import ask
 
 __all__ = ["ask_about_contrasts", "ask_about_episodes"]
 
-_MODULES = ("selu.self_asking", "selu.deeds", "selu.judging", "selu.prompting", "selu.frames")
+_MODULES = (
+    "selu.questions",
+    "selu.self_asking",
+    "selu.verdicts",
+    "selu.deeds",
+    "selu.judging",
+    "selu.prompting",
+    "selu.frames",
+)
 SELF_ASKING = Stage(name="self-asking", version=2, modules=_MODULES)
-CONTRASTS = Stage(name="contrasts", version=2, modules=_MODULES)
+CONTRASTS = Stage(name="contrasts", version=2, modules=("selu.contrasts", *_MODULES))
 
 
 def _write(path: Path, rows: tuple[list[Question], list[Answer], list[Verdict]]) -> None:

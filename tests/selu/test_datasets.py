@@ -24,8 +24,9 @@ from selu.errors import ArtifactError
 from selu.frames import encode_picture
 from selu.hindsight import relabel
 from selu.prompting import act_prompt, ask_prompt, question_prompt, verdict_prompt
+from selu.questions import Claim
 from selu.records import Answer, Episode, Frame, Question, Relabel, Step, Verdict
-from selu.self_asking import Claim, ask
+from selu.verdicts import ask
 from tests.scripted_model import Script, ScriptedModel, make_episode, picture
 
 NO_REPLAY = DatasetSettings(questions_per_verdict=1.0, replay=0.0)

@@ -16,7 +16,7 @@ from selu.prompting import (
     verdict_prompt,
     without_full_stop,
 )
-from selu.self_asking import parse_questions
+from selu.questions import parse_questions
 from selu.worlds.actions import parse_action
 
 

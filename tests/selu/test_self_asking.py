@@ -9,8 +9,9 @@ import pytest
 from selu.config import SelfAskingSettings
 from selu.errors import ArtifactError, TerminalError
 from selu.prompting import ask_prompt, question_prompt, verdict_prompt
+from selu.questions import Claim, meets, parse_questions
 from selu.records import Verdict
-from selu.self_asking import Claim, ask, contrast_claims, meets, parse_questions
+from selu.verdicts import ask
 from tests.scripted_model import Script, ScriptedModel, make_episode
 
 INSTRUCTION = "open the fridge"
@@ -214,52 +215,6 @@ def test_answers_meet_expectations_as_sets_of_names() -> None:
     assert not meets("anything but fridge", "fridge, drawer")
     assert meets("nothing", "nothing")
     assert not meets("nothing", "mug")
-
-
-def _glances(level: int, *, opened: str = "nothing", held: str = "nothing", seen: str = "nothing") -> Script:
-    return {
-        (level, "What is open?"): opened,
-        (level, "What is switched on?"): "nothing",
-        (level, "What are you holding?"): held,
-        (level, "What is in view?"): seen,
-    }
-
-
-def test_contrast_claims_ask_for_what_seems_done_and_what_seems_not() -> None:
-    script = {
-        **_glances(30, opened="fridge", seen="fridge, mug"),
-        **_glances(40, held="mug", seen="fridge"),
-        **_glances(50, seen="sofa"),
-    }
-    one, _, frames = make_episode("f", "pick up the mug", ["PickUp(Mug)", "Done"], [30, 40, 40])
-    two, _, more = make_episode("g", "slice the apple", ["MoveAhead"], [50, 50])
-    episodes, shots = [one, two], [*frames, *more]
-    instructions = ["pick up the mug", INSTRUCTION, "close the fridge", "slice the apple"]
-
-    def claims(per_episode: int, order: int = 1) -> list[Claim]:
-        model = ScriptedModel(script)
-        return contrast_claims(
-            episodes[::order], shots, [], [], model, instructions=instructions, per_episode=per_episode, seed=0
-        )
-
-    asked = {(claim.episode_id, claim.frame_index, claim.instruction) for claim in claims(64)}
-    assert asked >= {("f", 0, INSTRUCTION), ("f", 1, "pick up the mug"), ("f", 1, "close the fridge")}, "seems done"
-    assert asked >= {("f", 0, "pick up the mug"), ("f", 0, "close the fridge"), ("f", 1, INSTRUCTION)}, "seems not"
-    foreign = {item for item in asked if item[0] == "g" and item[2] != "slice the apple"}
-    assert not foreign, "where nothing of it can be seen, nothing is asked"
-    few = claims(8)
-    assert max(sum(claim.episode_id == name for claim in few) for name in "fg") <= 8
-    assert few == claims(8, order=-1)
-
-
-def test_contrast_claims_leave_out_what_is_judged() -> None:
-    verdicts = ask([EPISODE], FRAMES, ScriptedModel({**ASKED, **OPEN}), SelfAskingSettings())[2]
-    script = {**_glances(10, seen="fridge"), **_glances(20, opened="fridge", seen="fridge")}
-    claims = contrast_claims(
-        [EPISODE], FRAMES, verdicts, [], ScriptedModel(script), instructions=[INSTRUCTION], per_episode=8, seed=0
-    )
-    assert Claim("e", 2, INSTRUCTION) not in claims
-    assert Claim("e", 0, INSTRUCTION) in claims
 
 
 def test_the_first_of_two_things_is_judged_where_it_was_last_in_view() -> None:

@@ -10,8 +10,8 @@ import pytest
 from selu.config import HindsightSettings, SelfAskingSettings
 from selu.errors import TerminalError
 from selu.frames import FrameTable
+from selu.questions import Claim
 from selu.rounds import Workspace
-from selu.self_asking import Claim
 from selu.store import ArtifactRef, OracleRef
 from selu.tasks.oracle_labels import contrast_by_truth, label_by_truth, true_contrasts, true_relabels, true_verdicts
 from selu.tasks.stages import Shard

@@ -1,0 +1,77 @@
+"""What is worth asking beside a round's own verdicts: claims of both kinds, about what is there to be judged."""
+
+from __future__ import annotations
+
+from selu.config import SelfAskingSettings
+from selu.contrasts import contrast_claims
+from selu.prompting import ask_prompt
+from selu.questions import Claim
+from selu.verdicts import ask
+from tests.scripted_model import Script, ScriptedModel, make_episode
+
+INSTRUCTION = "open the fridge"
+EPISODE, _, FRAMES = make_episode("e", INSTRUCTION, ["Open(Fridge)", "Done"], [10, 20, 20])
+SURE: Script = {
+    (None, ask_prompt(INSTRUCTION)): "Is the fridge open? yes",
+    (20, "Is the fridge open?"): "yes",
+    (20, "Is the fridge closed?"): "no",
+    (20, "What is open?"): "fridge, drawer",
+}
+
+
+def _glances(level: int, *, opened: str = "nothing", held: str = "nothing", seen: str = "nothing") -> Script:
+    return {
+        (level, "What is open?"): opened,
+        (level, "What is switched on?"): "nothing",
+        (level, "What are you holding?"): held,
+        (level, "What is in view?"): seen,
+    }
+
+
+def test_contrast_claims_ask_for_what_seems_done_and_what_seems_not() -> None:
+    script = {
+        **_glances(30, opened="fridge", seen="fridge, mug"),
+        **_glances(40, held="mug", seen="fridge"),
+        **_glances(50, seen="sofa"),
+    }
+    one, _, frames = make_episode("f", "pick up the mug", ["PickUp(Mug)", "Done"], [30, 40, 40])
+    two, _, more = make_episode("g", "slice the apple", ["MoveAhead"], [50, 50])
+    episodes, shots = [one, two], [*frames, *more]
+    instructions = ["pick up the mug", INSTRUCTION, "close the fridge", "slice the apple"]
+
+    def claims(per_episode: int, order: int = 1) -> list[Claim]:
+        model = ScriptedModel(script)
+        return contrast_claims(
+            episodes[::order], shots, [], [], model, instructions=instructions, per_episode=per_episode, seed=0
+        )
+
+    asked = {(claim.episode_id, claim.frame_index, claim.instruction) for claim in claims(64)}
+    assert asked >= {("f", 0, INSTRUCTION), ("f", 1, "pick up the mug"), ("f", 1, "close the fridge")}, "seems done"
+    assert asked >= {("f", 0, "pick up the mug"), ("f", 0, "close the fridge"), ("f", 1, INSTRUCTION)}, "seems not"
+    foreign = {item for item in asked if item[0] == "g" and item[2] != "slice the apple"}
+    assert not foreign, "where nothing of it can be seen, nothing is asked"
+    few = claims(8)
+    assert max(sum(claim.episode_id == name for claim in few) for name in "fg") <= 8
+    assert few == claims(8, order=-1)
+
+
+def test_contrast_claims_leave_out_what_is_judged() -> None:
+    verdicts = ask([EPISODE], FRAMES, ScriptedModel(SURE), SelfAskingSettings())[2]
+    script = {**_glances(10, seen="fridge"), **_glances(20, opened="fridge", seen="fridge")}
+    claims = contrast_claims(
+        [EPISODE], FRAMES, verdicts, [], ScriptedModel(script), instructions=[INSTRUCTION], per_episode=8, seed=0
+    )
+    assert Claim("e", 2, INSTRUCTION) not in claims
+    assert Claim("e", 0, INSTRUCTION) in claims
+
+
+def test_a_thing_out_of_view_is_no_sign_that_several_steps_were_not_done() -> None:
+    text = "open the drawer and then pick up the mug"
+    script = {**_glances(30, opened="fridge", held="mug", seen="sofa")}
+    episode, _, frames = make_episode("f", "pick up the mug", ["MoveAhead"], [30, 30])
+    claims = contrast_claims(
+        [episode], frames, [], [], ScriptedModel(script), instructions=[text, "open the drawer"], per_episode=8, seed=0
+    )
+    asked = {claim.instruction for claim in claims}
+    assert "open the drawer" in asked, "the like was done to the fridge"
+    assert text not in asked
