@@ -222,11 +222,11 @@ class ModelSettings(_Section):
 class SelfAskingSettings(_Section):
     """How the critic finds out whether an instruction was done."""
 
-    by: Literal["self_asking", "direct", "voting", "refinement", "oracle"] = Field(
+    by: Literal["self_asking", "direct", "voting", "refinement", "deeds", "oracle"] = Field(
         default="self_asking",
         description="self_asking: its own questions; direct: one question; voting: the majority of sampled direct "
-        "verdicts; refinement: the direct verdict, revised by its own questions; oracle: the truth (an upper bound, "
-        "refused unless method=oracle_labels)",
+        "verdicts; refinement: the direct verdict, revised by its own questions; deeds: what the actor did, without "
+        "asking the critic at all; oracle: the truth (an upper bound, refused unless method=oracle_labels)",
     )
     votes: int = Field(default=5, ge=1, le=101, description="direct verdicts that are sampled for one of by=voting")
     paraphrases: bool = Field(default=True, description="ask each question a second way, and want the same answer")
@@ -474,6 +474,12 @@ def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
             f"self_asking.by={settings.self_asking.by} with method={settings.method}: labels by the truth are an upper "
             "bound to measure against and no self-learning, so a run has both self_asking.by=oracle and "
             "method=oracle_labels, or neither",
+        )
+    if settings.self_asking.by == "deeds" and (settings.critic_finetuning.enabled or settings.hindsight.enabled):
+        yield (
+            ("self_asking.by", "critic_finetuning.enabled", "hindsight.enabled"),
+            "self_asking.by=deeds asks no critic, so that there is nothing to fine-tune it on and nobody to relabel; set "
+            "critic_finetuning.enabled=false and hindsight.enabled=false too",
         )
     if settings.tasks.instructions is not None and settings.tasks.unsolvable:
         yield (

@@ -18,7 +18,7 @@ from selu.judging import Said, direct_verdicts, majority_verdicts, refined_verdi
 from selu.models.base import VisionLanguageModel
 from selu.prompting import verdict_prompt
 from selu.questions import Claim, Progress, digest, entry_of, in_units, make_question, unwatched, verdict_row
-from selu.records import Answer, Episode, Frame, Question, Step, Verdict
+from selu.records import Answer, Episode, Frame, Judgement, Question, Step, Verdict
 from selu.self_asking import judge_by_asking
 
 __all__ = ["ask", "judge_claims"]
@@ -45,15 +45,29 @@ def ask(
     if claims is None:
         claims = [Claim(episode.episode_id, episode.length, episode.instruction) for episode in episodes]
     table, shares = FrameTable(frames), in_units(progress, len(episodes))
+    by_episode: dict[str, list[Step]] = {}
+    for step in steps or ():
+        by_episode.setdefault(step.episode_id, []).append(step)
+    if settings.by == "deeds":
+        judged = [_judge_by_deeds(claim, by_episode.get(claim.episode_id, []), table, critic) for claim in claims]
+        return [], [], sorted(judged, key=lambda row: (row.episode_id, row.frame_index, row.instruction))
     questions, answers, verdicts = judge_claims(
         claims, table, critic, settings, agree_with_direct=agree_with_direct, progress=shares
     )
     if steps is not None and settings.deeds:
-        by_episode: dict[str, list[Step]] = {}
-        for step in steps:
-            by_episode.setdefault(step.episode_id, []).append(step)
         verdicts = [_weigh_deeds(verdict, by_episode.get(verdict.episode_id, []), table) for verdict in verdicts]
     return questions, answers, verdicts
+
+
+def _judge_by_deeds(claim: Claim, steps: Sequence[Step], frames: FrameTable, critic: VisionLanguageModel) -> Verdict:
+    """What the actor did, taken for what was done; the critic is not asked (an ablation)."""
+    deeds = deeds_of((step for step in steps if step.step < claim.frame_index), frames)
+    able = None if deeds is None else could_have_done(claim.instruction, deeds)
+    side: Judgement = "unsure" if able is None else "yes" if able else "no"
+    shown = [{"step": deed.step, "action": deed.action} for deed in deeds or ()]
+    evidence = {"by": "deeds", "questions": [], "deeds": shown}
+    reason = "what the actor did, and nothing else"
+    return verdict_row(claim, side, 1.0, evidence, reason, critic.revision, accepted=able is not None)
 
 
 def _weigh_deeds(verdict: Verdict, steps: Sequence[Step], frames: FrameTable) -> Verdict:

@@ -277,6 +277,11 @@ def test_labels_by_the_truth_are_not_come_by_accidentally() -> None:
     assert load_settings(None, ["self_asking.by=oracle", "method=oracle_labels"]).self_asking.by == "oracle"
 
 
+def test_what_asks_no_critic_cannot_train_one() -> None:
+    assert "nothing to fine-tune it on" in refusal("self_asking.by=deeds")
+    assert "nothing to fine-tune it on" in refusal("self_asking.by=deeds", "critic_finetuning.enabled=false")
+
+
 def test_your_own_instructions_are_not_made_unsolvable(tmp_path: Path) -> None:
     listed = tmp_path / "mine.txt"
     listed.write_text("open the fridge")

@@ -68,6 +68,8 @@ def test_every_method_is_what_its_name_says() -> None:
         ("without_guard", "guard.enabled", False),
         ("replay_only", "dataset.replay", 1.0),
         ("unsolvable", "tasks.unsolvable", 0.2),
+        ("without_deeds", "self_asking.deeds", False),
+        ("without_starts", "hindsight.partial", False),
     ):
         assert _changes(name) == {"method": name, key: value}
 

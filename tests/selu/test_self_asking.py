@@ -273,3 +273,11 @@ def test_with_a_deed_unsure_answers_are_enough_and_contrary_ones_are_not() -> No
         {**DENIED, (None, verdict_prompt(INSTRUCTION)): "yes"}, actions=["Open(Fridge)", "Done"], direct=True
     )
     assert (confirmed.verdict, confirmed.accepted) == ("yes", True)
+
+
+@pytest.mark.parametrize(("actions", "side"), [(["Open(Fridge)", "Done"], "yes"), (["Open(Drawer)", "Done"], "no")])
+def test_by_deeds_alone_nobody_is_asked(actions: list[str], side: str) -> None:
+    episode, steps, frames = make_episode("e", INSTRUCTION, actions, [10, 20, 20])
+    model = ScriptedModel({})
+    questions, _, (verdict,) = ask([episode], frames, model, SelfAskingSettings(by="deeds"), steps=steps)
+    assert (verdict.verdict, verdict.accepted, questions, model.calls) == (side, True, [], [])
