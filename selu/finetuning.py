@@ -119,7 +119,7 @@ def finetune(
         trainer = SFTTrainer(
             model=model,
             args=_trainer_settings(
-                settings, seed, scratch, device, [name for name in report_to if name != "tensorboard"]
+                settings, len(rows), seed, scratch, device, [name for name in report_to if name != "tensorboard"]
             ),
             train_dataset=rows.select_columns(list(_COLUMNS)),
             processing_class=processor,
@@ -152,12 +152,14 @@ def _collate_once(trainer: Any, target: str) -> None:
 
 
 def _trainer_settings(
-    settings: FinetuningSettings, seed: int, scratch: str, device: torch.device, report_to: list[str]
+    settings: FinetuningSettings, rows: int, seed: int, scratch: str, device: torch.device, report_to: list[str]
 ) -> SFTConfig:
+    steps = math.ceil(settings.epochs * math.ceil(rows / settings.batch_size))
     return SFTConfig(
         output_dir=scratch,
         num_train_epochs=settings.epochs,
-        max_steps=settings.max_steps,
+        # In transformers' words: instead of epochs.
+        max_steps=settings.max_steps if 0 < settings.max_steps < steps else -1,
         per_device_train_batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         warmup_steps=settings.warmup_ratio,  # below 1 it is a share of the steps

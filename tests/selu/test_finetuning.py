@@ -59,6 +59,24 @@ def test_training_teaches_what_the_rows_say(base: ModelSettings, tmp_path: Path)
     assert told == [(point.step, len(curve), point.loss) for point in curve]
 
 
+@pytest.mark.parametrize(("epochs", "most", "steps"), [(2.0, -1, 6), (2.0, 100, 6), (2.0, 4, 4)])
+def test_no_more_steps_than_allowed(base: ModelSettings, tmp_path: Path, epochs: float, most: int, steps: int) -> None:
+    settings = SETTINGS.model_copy(update={"epochs": epochs, "max_steps": most})
+    curve = finetune(base, rows(), settings, seed=1, out=tmp_path)
+    assert [point.step for point in curve] == list(range(1, steps + 1))
+    assert curve[-1].learning_rate < 0.5 * SETTINGS.learning_rate, "the rate falls to the end of these steps"
+
+
+def test_rows_collated_once_teach_the_same(
+    base: ModelSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = SETTINGS.model_copy(update={"epochs": 2.0})
+    once = finetune(base, rows(), settings, seed=1, out=tmp_path / "once")
+    monkeypatch.setattr("selu.finetuning.Examples.of", lambda *_: None)
+    each_time = finetune(base, rows(), settings, seed=1, out=tmp_path / "each")
+    assert [point.loss for point in once] == pytest.approx([point.loss for point in each_time], rel=1e-4)
+
+
 def test_same_inputs_same_bytes(base: ModelSettings, tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"max_steps": 3, "dropout": 0.1})
     threads = torch.get_num_threads()
