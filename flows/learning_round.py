@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from prefect import flow, tags
 
 from selu.config import FinetuningSettings, FrameSettings, Settings
-from selu.flows.evaluation import Candidates, Contestants, Learned, evaluation
+from selu.flows.evaluation import Candidates, Contestants, Evaluated, Learned, evaluation
 from selu.flows.ledger import Account, Ledger, one_at_a_time
 from selu.rounds import Round, Workspace, new_round, run_folder, run_name, save_round
 from selu.seeds import derived_seed
@@ -24,7 +25,7 @@ from selu.tasks.oracle_labels import contrast_by_truth, label_by_truth
 from selu.tasks.reporting import publish_round, write_html_report
 from selu.tasks.rollout import PolicyChoice, draw_tasks, roll_out_shard
 from selu.tasks.self_asking import ask_about_contrasts, ask_about_episodes
-from selu.tasks.stages import Made, Model, Shard, shards
+from selu.tasks.stages import Made, MadeWithTruth, Model, Sealed, Shard, shards
 
 __all__ = ["learning_round", "round_tags"]
 
@@ -51,10 +52,363 @@ def learning_round(settings: Settings, round_number: int = 1, previous: Round | 
     A model whose fine-tuning is switched off keeps its adapter, or has none; no dataset version is made for it. With
     ``self_asking.by=oracle`` the labels are the truth: an upper bound, and no self-learning.
 
-    `previous` is the round before, whose adapters this one starts from. Run again, it goes on where it stopped.
+    `previous` is the round before, whose models act and judge in this one. Run again, it goes on where it stopped.
     """
     with tags(*round_tags(settings, round_number)):
-        return _learning_round(settings, round_number, previous)
+        now = _RoundNow(settings, round_number, previous)
+        revisions = check_models(now.workspace, {"actor_before": now.before.actor, "critic_before": now.before.critic})
+
+        collected = _collect(now)
+        labels = _label(now, collected)
+        taught_critic = _teach_critic(now, collected, labels)
+        taught_critic, better, actor_dataset = _judge_again(now, collected, labels, taught_critic)
+        taught_actor = _teach_actor(now, collected, actor_dataset, taught_critic.promoted)
+        after = Contestants(actor=taught_actor.promoted, critic=taught_critic.promoted)
+        rejected = Candidates(actor=taught_actor.rejected, critic=taught_critic.rejected)
+        evaluated = _evaluate(now, collected, labels, better, after, rejected)
+
+        revisions |= check_models(now.workspace, {"actor_after": after.actor, "critic_after": after.critic})
+        finished = new_round(
+            started=now.started,
+            run=now.run,
+            round=round_number,
+            settings=settings,
+            stages=tuple(now.ledger.stages),
+            tasks=collected.tasks.oracle,
+            episodes=tuple(collected.episodes),
+            oracle=tuple(made.oracle for made in collected.played),
+            frames=tuple(collected.frames),
+            judgements=tuple(labels.judgements),
+            relabels=tuple(labels.relabels),
+            contrasts=tuple(labels.contrasts),
+            rejudgements=tuple(better.judgements),
+            rerelabels=tuple(better.relabels),
+            critic_dataset=taught_critic.dataset,
+            actor_dataset=taught_actor.dataset,
+            critic_adapter=after.critic.adapter,
+            actor_adapter=after.actor.adapter,
+            critic_candidate=taught_critic.candidate,
+            actor_candidate=taught_actor.candidate,
+            guards=tuple(item.report for item in now.guarded),
+            guard_artifacts=tuple(item.ref for item in now.guarded),
+            revisions=revisions,
+            metrics=evaluated.metrics,
+        )
+        save_round(now.workspace.store(), finished)
+        publish_round(now.workspace, finished)
+        write_html_report(now.workspace, finished)
+        return finished
+
+
+# What walks through a round --------------------------------------------------------------------------------------------
+
+
+class _RoundNow:
+    """What every stage of a round needs to know."""
+
+    def __init__(self, settings: Settings, number: int, previous: Round | None) -> None:
+        self.settings, self.number, self.previous = settings, number, previous
+        self.started = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self.workspace, self.run, self.ledger = Workspace.of(settings), run_name(settings), Ledger()
+        self.before = Contestants(
+            actor=Model(settings=settings.actor, adapter=previous.actor_adapter if previous else None),
+            critic=Model(settings=settings.critic, adapter=previous.critic_adapter if previous else None),
+        )
+        self.by_truth = settings.self_asking.by == "oracle"
+        # Guards are for loops that cannot see the truth.
+        self.guards = settings.guard.enabled and not self.by_truth
+        self.guarded: list[Guarded] = []
+
+    def seed(self, *use: str) -> int:
+        """The seed of one use of randomness in this round."""
+        return derived_seed(self.settings.seed, "round", self.number, *use)
+
+    def shards(self, label: str) -> list[Shard]:
+        """The round's episodes in shards."""
+        return shards(label, self.settings.tasks.episodes, self.settings.rollout.shard_size)
+
+
+@dataclass(frozen=True)
+class _Collected:
+    """Trajectories, with the frames that the critic looks at; lists are in the order of their shards."""
+
+    tasks: Sealed
+    played: list[MadeWithTruth]
+    seen: list[Made]
+
+    @property
+    def episodes(self) -> list[ArtifactRef]:
+        return [made.ref for made in self.played]
+
+    @property
+    def frames(self) -> list[ArtifactRef]:
+        return [made.ref for made in self.seen]
+
+    @property
+    def trajectories(self) -> list[tuple[ArtifactRef, ArtifactRef]]:
+        return list(zip(self.episodes, self.frames, strict=True))
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """What a critic (or the truth) says of the trajectories."""
+
+    judgements: list[ArtifactRef]
+    relabels: list[ArtifactRef]
+    contrasts: list[ArtifactRef] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Taught:
+    """A model after its fine-tuning. Without any, there is neither dataset nor candidate."""
+
+    promoted: Model
+    """What is taken into use: the candidate, or the model from before if a guard refused it."""
+    dataset: ArtifactRef | None = None
+    candidate: ArtifactRef | None = None
+    """The adapter that fine-tuning made, whatever the guard said."""
+
+    @property
+    def rejected(self) -> Model | None:
+        """The model under a candidate that was refused, None if there is none."""
+        if self.candidate is None or self.promoted.adapter == self.candidate:
+            return None
+        return self.promoted.model_copy(update={"adapter": self.candidate})
+
+
+# The stages ------------------------------------------------------------------------------------------------------------
+
+
+def _collect(now: _RoundNow) -> _Collected:
+    """The actor plays, and the frames that the critic will look at are picked."""
+    settings = now.settings
+    with now.ledger.stage("rollout") as stage:
+        tasks = stage.one(
+            draw_tasks.submit(now.workspace, Shard(stage="tasks"), settings.tasks, settings.world, now.seed("tasks"))
+        )
+        policy = PolicyChoice(
+            model=now.before.actor, temperature=settings.rollout.temperature, history=settings.rollout.history
+        )
+        played = stage.all(
+            roll_out_shard.submit(
+                now.workspace, shard, tasks.oracle, policy, settings.world, settings.rollout, now.seed("rollout")
+            )
+            for shard in now.shards("rollout")
+        )
+    with now.ledger.stage("frames") as stage:
+        seen = stage.all(
+            extract_frames.submit(now.workspace, shard, recorded.ref, settings.frames)
+            for shard, recorded in zip(now.shards("frames"), played, strict=True)
+        )
+    return _Collected(tasks, played, seen)
+
+
+def _label(now: _RoundNow, collected: _Collected) -> _Labels:
+    """The critic as it is judges, relabels, and judges what else is worth judging."""
+    if now.by_truth:
+        return _label_by_truth(now, collected)
+    with now.ledger.stage("self_asking") as stage:
+        judged = _ask(now, stage, "self-asking", collected, now.before.critic, agree_with_direct=False)
+    with now.ledger.stage("hindsight") as stage:
+        relabeled = _relabel(now, stage, "hindsight", collected, judged, now.before.critic, agree_with_direct=False)
+        # Contrasts balance what the critic learns from.
+        claimed = now.shards("hindsight: contrasts") if now.settings.critic_finetuning.enabled else []
+        contrasted = stage.all(
+            ask_about_contrasts.submit(
+                now.workspace,
+                shard,
+                *shown,
+                [verdicts],
+                [relabels],
+                collected.episodes,
+                now.before.critic,
+                now.settings.self_asking,
+                now.seed("contrasts"),
+            )
+            for shard, shown, verdicts, relabels in zip(
+                claimed, collected.trajectories, judged, relabeled, strict=False
+            )
+        )
+    return _Labels(judged, relabeled, [made.ref for made in contrasted])
+
+
+def _label_by_truth(now: _RoundNow, collected: _Collected) -> _Labels:
+    """The upper bound of a comparison: one artifact a shard stands for judgements and relabels."""
+    settings = now.settings
+    with now.ledger.stage("self_asking") as stage:
+        judged = stage.all(
+            label_by_truth.submit(
+                now.workspace, shard, *shown, recorded.oracle, settings.self_asking, settings.hindsight
+            )
+            for shard, shown, recorded in zip(
+                now.shards("self-asking"), collected.trajectories, collected.played, strict=True
+            )
+        )
+    refs = [made.ref for made in judged]
+    with now.ledger.stage("hindsight") as stage:
+        claimed = now.shards("hindsight: contrasts") if settings.critic_finetuning.enabled else []
+        contrasted = stage.all(
+            contrast_by_truth.submit(
+                now.workspace,
+                shard,
+                *shown,
+                recorded.oracle,
+                verdicts,
+                collected.episodes,
+                settings.self_asking,
+                now.seed("contrasts"),
+            )
+            for shard, shown, recorded, verdicts in zip(
+                claimed, collected.trajectories, collected.played, refs, strict=False
+            )
+        )
+    return _Labels(refs, refs, [made.ref for made in contrasted])
+
+
+def _teach_critic(now: _RoundNow, collected: _Collected, labels: _Labels) -> _Taught:
+    """Fine-tune the critic on its own labels. Whether that is taken into use is decided when it has judged again."""
+    settings = now.settings
+    dataset = None
+    with now.ledger.stage("critic_dataset") as stage:
+        if settings.critic_finetuning.enabled:
+            dataset = stage.one(
+                make_critic_dataset.submit(
+                    now.workspace,
+                    Shard(stage="critic dataset"),
+                    now.number,
+                    collected.episodes,
+                    collected.frames,
+                    [*labels.judgements, *labels.contrasts],
+                    labels.relabels,
+                    now.previous.critic_dataset if now.previous else None,
+                    settings.dataset,
+                    settings.critic.prompt_style,
+                    now.seed("critic dataset"),
+                )
+            ).ref
+    with now.ledger.stage("critic_finetuning") as stage:
+        if dataset is None:
+            return _Taught(now.before.critic)
+        adapter = stage.one(
+            finetune_model.submit(
+                now.workspace,
+                Shard(stage=f"critic finetuning, round {now.number}"),
+                "critic",
+                dataset,
+                _start(now.before.critic, settings.critic_finetuning),
+                settings.critic_finetuning,
+                settings.report_to,
+                run_folder(settings),
+                now.seed("critic finetuning"),
+            )
+        ).ref
+    return _Taught(Model(settings=settings.critic, adapter=adapter), dataset, adapter)
+
+
+def _judge_again(
+    now: _RoundNow, collected: _Collected, labels: _Labels, taught: _Taught
+) -> tuple[_Taught, _Labels, ArtifactRef | None]:
+    """The improved critic judges everything again; what it accepts becomes the actor's dataset version.
+
+    Its guard looks on: a refused critic's labels do not count, and the one from before judges in its place.
+    """
+    with now.ledger.stage("rejudging") as stage:
+        if now.by_truth:
+            return taught, labels, _actor_dataset(now, stage, collected, labels)
+        critic = taught.promoted
+        judged = _ask(now, stage, "rejudging", collected, critic, agree_with_direct=critic.adapter is not None)
+        if (
+            now.guards
+            and taught.candidate is not None
+            and not _critic_passes(now, stage, collected, labels, judged, critic)
+        ):
+            taught = replace(taught, promoted=now.before.critic)
+            critic, label = taught.promoted, "rejudging: by the critic from before"
+            judged = _ask(now, stage, label, collected, critic, agree_with_direct=critic.adapter is not None)
+        relabeled = _relabel(
+            now, stage, "rejudging: hindsight", collected, judged, critic, agree_with_direct=critic.adapter is not None
+        )
+        better = _Labels(judged, relabeled)
+        return taught, better, _actor_dataset(now, stage, collected, better)
+
+
+def _actor_dataset(now: _RoundNow, stage: Account, collected: _Collected, labels: _Labels) -> ArtifactRef | None:
+    settings = now.settings
+    if not settings.actor_finetuning.enabled:
+        return None
+    return stage.one(
+        make_actor_dataset.submit(
+            now.workspace,
+            Shard(stage="rejudging: actor dataset"),
+            now.number,
+            collected.episodes,
+            labels.judgements,
+            labels.relabels,
+            now.previous.actor_dataset if now.previous else None,
+            settings.dataset,
+            settings.rollout.history,
+            settings.actor.prompt_style,
+            settings.world.skill_set,
+            now.seed("actor dataset"),
+        )
+    ).ref
+
+
+def _teach_actor(now: _RoundNow, collected: _Collected, dataset: ArtifactRef | None, critic: Model) -> _Taught:
+    """Fine-tune the actor on what the improved critic accepted; its guard watches it at practice."""
+    settings = now.settings
+    with now.ledger.stage("actor_finetuning") as stage:
+        if dataset is None:
+            return _Taught(now.before.actor)
+        adapter = stage.one(
+            finetune_model.submit(
+                now.workspace,
+                Shard(stage=f"actor finetuning, round {now.number}"),
+                "actor",
+                dataset,
+                _start(now.before.actor, settings.actor_finetuning),
+                settings.actor_finetuning,
+                settings.report_to,
+                run_folder(settings),
+                now.seed("actor finetuning"),
+            )
+        ).ref
+        taught = _Taught(Model(settings=settings.actor, adapter=adapter), dataset, adapter)
+        if now.guards and not _actor_passes(now, stage, collected, taught.promoted, critic):
+            return replace(taught, promoted=now.before.actor)
+        return taught
+
+
+def _evaluate(
+    now: _RoundNow,
+    collected: _Collected,
+    first: _Labels,
+    better: _Labels,
+    after: Contestants,
+    rejected: Candidates,
+) -> Evaluated:
+    """Both models on the frozen probes, before and after, and the labels against the truth."""
+    with now.ledger.stage("evaluation") as stage:
+        labels = (
+            LabelRun(
+                phase="before",
+                judgements=tuple(first.judgements),
+                relabels=tuple(first.relabels),
+                contrasts=tuple(first.contrasts),
+            ),
+            LabelRun(phase="after", judgements=tuple(better.judgements), relabels=tuple(better.relabels)),
+        )
+        learned = Learned(
+            episodes=tuple(collected.episodes),
+            oracle=tuple(made.oracle for made in collected.played),
+            labels=labels,
+        )
+        evaluated = evaluation(now.settings, now.before, after, learned, now.run, now.number, rejected)
+        stage.made.extend(evaluated.made)
+        return evaluated
+
+
+# Parts of stages -------------------------------------------------------------------------------------------------------
 
 
 def _start(model: Model, finetuning: FinetuningSettings) -> Model:
@@ -62,346 +416,115 @@ def _start(model: Model, finetuning: FinetuningSettings) -> Model:
     return model if finetuning.start == "previous" else model.model_copy(update={"adapter": None})
 
 
-def _learning_round(settings: Settings, round_number: int, previous: Round | None) -> Round:
-    started = datetime.now(UTC).isoformat(timespec="milliseconds")
-    workspace, run, ledger = Workspace.of(settings), run_name(settings), Ledger()
-    episodes, shard_size = settings.tasks.episodes, settings.rollout.shard_size
-    by_truth = settings.self_asking.by == "oracle"
-    # Guards are for loops that cannot see the truth.
-    guards = settings.guard.enabled and not by_truth
-    guarded: list[Guarded] = []
-
-    def seed(*use: str) -> int:
-        return derived_seed(settings.seed, "round", round_number, *use)
-
-    before = Contestants(
-        actor=Model(settings=settings.actor, adapter=previous.actor_adapter if previous else None),
-        critic=Model(settings=settings.critic, adapter=previous.critic_adapter if previous else None),
-    )
-    revisions = check_models(workspace, {"actor_before": before.actor, "critic_before": before.critic})
-
-    with ledger.stage("rollout") as stage:
-        tasks = stage.one(
-            draw_tasks.submit(workspace, Shard(stage="tasks"), settings.tasks, settings.world, seed("tasks"))
-        )
-        policy = PolicyChoice(
-            model=before.actor, temperature=settings.rollout.temperature, history=settings.rollout.history
-        )
-        played = stage.all(
-            roll_out_shard.submit(
-                workspace, shard, tasks.oracle, policy, settings.world, settings.rollout, seed("rollout")
-            )
-            for shard in shards("rollout", episodes, shard_size)
-        )
-
-    with ledger.stage("frames") as stage:
-        seen = stage.all(
-            extract_frames.submit(workspace, shard, recorded.ref, settings.frames)
-            for shard, recorded in zip(shards("frames", episodes, shard_size), played, strict=True)
-        )
-    trajectories = list(zip([made.ref for made in played], [made.ref for made in seen], strict=True))
-
-    with ledger.stage("self_asking") as stage:
-        judged = stage.all(
-            label_by_truth.submit(workspace, shard, *shown, recorded.oracle, settings.self_asking, settings.hindsight)
-            if by_truth
-            else ask_about_episodes.submit(workspace, shard, *shown, before.critic, settings.self_asking)
-            for shard, shown, recorded in zip(
-                shards("self-asking", episodes, shard_size), trajectories, played, strict=True
-            )
-        )
-
-    with ledger.stage("hindsight") as stage:
-        relabeled = (
-            judged
-            if by_truth
-            else stage.all(
-                relabel_episodes.submit(
-                    workspace, shard, *shown, verdicts.ref, before.critic, settings.hindsight, settings.self_asking
-                )
-                for shard, shown, verdicts in zip(
-                    shards("hindsight", episodes, shard_size), trajectories, judged, strict=True
-                )
-            )
-        )
-        first_judgements, first_relabels = [made.ref for made in judged], [made.ref for made in relabeled]
-        # Contrasts balance what the critic learns from.
-        claimed = shards("hindsight: contrasts", episodes, shard_size) if settings.critic_finetuning.enabled else []
-        contrasted = stage.all(
-            contrast_by_truth.submit(
-                workspace,
-                shard,
-                *shown,
-                recorded.oracle,
-                verdicts.ref,
-                [made.ref for made in played],
-                settings.self_asking,
-                seed("contrasts"),
-            )
-            if by_truth
-            else ask_about_contrasts.submit(
-                workspace,
-                shard,
-                *shown,
-                [verdicts.ref],
-                [relabels.ref],
-                [made.ref for made in played],
-                before.critic,
-                settings.self_asking,
-                seed("contrasts"),
-            )
-            for shard, shown, recorded, verdicts, relabels in zip(
-                claimed, trajectories, played, judged, relabeled, strict=False
-            )
-        )
-        contrasts = [made.ref for made in contrasted]
-
-    with ledger.stage("critic_dataset") as stage:
-        critic_dataset = (
-            stage.one(
-                make_critic_dataset.submit(
-                    workspace,
-                    Shard(stage="critic dataset"),
-                    round_number,
-                    [made.ref for made in played],
-                    [made.ref for made in seen],
-                    [*first_judgements, *contrasts],
-                    first_relabels,
-                    previous.critic_dataset if previous else None,
-                    settings.dataset,
-                    settings.critic.prompt_style,
-                    seed("critic dataset"),
-                )
-            ).ref
-            if settings.critic_finetuning.enabled
-            else None
-        )
-
-    with ledger.stage("critic_finetuning") as stage:
-        critic_adapter = (
-            before.critic.adapter
-            if critic_dataset is None
-            else stage.one(
-                finetune_model.submit(
-                    workspace,
-                    Shard(stage=f"critic finetuning, round {round_number}"),
-                    "critic",
-                    critic_dataset,
-                    _start(before.critic, settings.critic_finetuning),
-                    settings.critic_finetuning,
-                    settings.report_to,
-                    run_folder(settings),
-                    seed("critic finetuning"),
-                )
-            ).ref
-        )
-    critic = Model(settings=settings.critic, adapter=critic_adapter)
-
-    with ledger.stage("rejudging") as stage:
-        rejudged = judged if by_truth else _judge_again(stage, workspace, settings, "rejudging", critic, trajectories)
-        if guards and settings.critic_finetuning.enabled:
-            decision = stage.one(
-                decide_on_critic.submit(
-                    workspace,
-                    Shard(stage="rejudging: guard of the critic"),
-                    [made.ref for made in played],
-                    [made.ref for made in seen],
-                    first_judgements,
-                    [made.ref for made in rejudged],
-                    before.critic,
-                    critic,
-                    settings.self_asking,
-                    settings.guard,
-                    (settings.world.height, settings.world.width),
-                    settings.critic.path == "embedded" or settings.dataset.replay > 0,
-                )
-            )
-            guarded.append(decision)
-            if not decision.report.passed:
-                critic = before.critic
-                rejudged = _judge_again(
-                    stage, workspace, settings, "rejudging: by the critic from before", critic, trajectories
-                )
-        rerelabeled = (
-            rejudged
-            if by_truth
-            else stage.all(
-                relabel_episodes.submit(
-                    workspace,
-                    shard,
-                    *shown,
-                    verdicts.ref,
-                    critic,
-                    settings.hindsight,
-                    settings.self_asking,
-                    agree_with_direct=critic.adapter is not None,
-                )
-                for shard, shown, verdicts in zip(
-                    shards("rejudging: hindsight", episodes, shard_size), trajectories, rejudged, strict=True
-                )
-            )
-        )
-        rejudgements, rerelabels = [made.ref for made in rejudged], [made.ref for made in rerelabeled]
-        actor_dataset = (
-            stage.one(
-                make_actor_dataset.submit(
-                    workspace,
-                    Shard(stage="rejudging: actor dataset"),
-                    round_number,
-                    [made.ref for made in played],
-                    rejudgements,
-                    rerelabels,
-                    previous.actor_dataset if previous else None,
-                    settings.dataset,
-                    settings.rollout.history,
-                    settings.actor.prompt_style,
-                    settings.world.skill_set,
-                    seed("actor dataset"),
-                )
-            ).ref
-            if settings.actor_finetuning.enabled
-            else None
-        )
-
-    with ledger.stage("actor_finetuning") as stage:
-        actor_adapter = (
-            before.actor.adapter
-            if actor_dataset is None
-            else stage.one(
-                finetune_model.submit(
-                    workspace,
-                    Shard(stage=f"actor finetuning, round {round_number}"),
-                    "actor",
-                    actor_dataset,
-                    _start(before.actor, settings.actor_finetuning),
-                    settings.actor_finetuning,
-                    settings.report_to,
-                    run_folder(settings),
-                    seed("actor finetuning"),
-                )
-            ).ref
-        )
-        actor = Model(settings=settings.actor, adapter=actor_adapter)
-        if guards and settings.actor_finetuning.enabled:
-            practised = [
-                _practise(stage, workspace, settings, which, tasks.oracle, player, critic, seed("guard"))
-                for which, player in (("old", before.actor), ("new", actor))
-            ]
-            decision = stage.one(
-                decide_on_actor.submit(
-                    workspace,
-                    Shard(stage="actor finetuning: guard of the actor"),
-                    (practised[0][0], practised[1][0]),
-                    (practised[0][1], practised[1][1]),
-                    before.actor,
-                    actor,
-                    settings.guard,
-                    settings.world.skill_set,
-                )
-            )
-            guarded.append(decision)
-            if not decision.report.passed:
-                actor = before.actor
-    after = Contestants(actor=actor, critic=critic)
-    refused = {item.report.who for item in guarded if not item.report.passed}
-    rejected = Candidates(
-        actor=Model(settings=settings.actor, adapter=actor_adapter) if "actor" in refused else None,
-        critic=Model(settings=settings.critic, adapter=critic_adapter) if "critic" in refused else None,
-    )
-
-    with ledger.stage("evaluation") as stage:
-        labels = (
-            LabelRun(
-                phase="before",
-                judgements=tuple(first_judgements),
-                relabels=tuple(first_relabels),
-                contrasts=tuple(contrasts),
-            ),
-            LabelRun(phase="after", judgements=tuple(rejudgements), relabels=tuple(rerelabels)),
-        )
-        learned = Learned(
-            episodes=tuple(made.ref for made in played), oracle=tuple(made.oracle for made in played), labels=labels
-        )
-        evaluated = evaluation(settings, before, after, learned, run, round_number, rejected)
-        stage.made.extend(evaluated.made)
-
-    revisions |= check_models(workspace, {"actor_after": after.actor, "critic_after": after.critic})
-    finished = new_round(
-        started=started,
-        run=run,
-        round=round_number,
-        settings=settings,
-        stages=tuple(ledger.stages),
-        tasks=tasks.oracle,
-        episodes=learned.episodes,
-        oracle=learned.oracle,
-        frames=tuple(made.ref for made in seen),
-        judgements=tuple(first_judgements),
-        relabels=tuple(first_relabels),
-        contrasts=tuple(contrasts),
-        rejudgements=tuple(rejudgements),
-        rerelabels=tuple(rerelabels),
-        critic_dataset=critic_dataset,
-        actor_dataset=actor_dataset,
-        critic_adapter=after.critic.adapter,
-        actor_adapter=after.actor.adapter,
-        critic_candidate=critic_adapter if settings.critic_finetuning.enabled else None,
-        actor_candidate=actor_adapter if settings.actor_finetuning.enabled else None,
-        guards=tuple(item.report for item in guarded),
-        guard_artifacts=tuple(item.ref for item in guarded),
-        revisions=revisions,
-        metrics=evaluated.metrics,
-    )
-    save_round(workspace.store(), finished)
-    publish_round(workspace, finished)
-    write_html_report(workspace, finished)
-    return finished
-
-
-def _judge_again(
-    stage: Account,
-    workspace: Workspace,
-    settings: Settings,
-    label: str,
-    critic: Model,
-    trajectories: Sequence[tuple[ArtifactRef, ArtifactRef]],
-) -> list[Made]:
-    """Judge all trajectories; a critic that learned from verdicts must also say so directly."""
-    return stage.all(
+def _ask(
+    now: _RoundNow, stage: Account, label: str, collected: _Collected, critic: Model, *, agree_with_direct: bool
+) -> list[ArtifactRef]:
+    """Judge all trajectories. A critic that learned from verdicts must also say so directly."""
+    judged = stage.all(
         ask_about_episodes.submit(
-            workspace, shard, *shown, critic, settings.self_asking, agree_with_direct=critic.adapter is not None
+            now.workspace, shard, *shown, critic, now.settings.self_asking, agree_with_direct=agree_with_direct
         )
-        for shard, shown in zip(
-            shards(label, settings.tasks.episodes, settings.rollout.shard_size), trajectories, strict=True
+        for shard, shown in zip(now.shards(label), collected.trajectories, strict=True)
+    )
+    return [made.ref for made in judged]
+
+
+def _relabel(
+    now: _RoundNow,
+    stage: Account,
+    label: str,
+    collected: _Collected,
+    judgements: Sequence[ArtifactRef],
+    critic: Model,
+    *,
+    agree_with_direct: bool,
+) -> list[ArtifactRef]:
+    """Relabel what was not judged done."""
+    relabeled = stage.all(
+        relabel_episodes.submit(
+            now.workspace,
+            shard,
+            *shown,
+            verdicts,
+            critic,
+            now.settings.hindsight,
+            now.settings.self_asking,
+            agree_with_direct=agree_with_direct,
+        )
+        for shard, shown, verdicts in zip(now.shards(label), collected.trajectories, judgements, strict=True)
+    )
+    return [made.ref for made in relabeled]
+
+
+def _critic_passes(
+    now: _RoundNow,
+    stage: Account,
+    collected: _Collected,
+    labels: _Labels,
+    judged: Sequence[ArtifactRef],
+    critic: Model,
+) -> bool:
+    settings = now.settings
+    decision = stage.one(
+        decide_on_critic.submit(
+            now.workspace,
+            Shard(stage="rejudging: guard of the critic"),
+            collected.episodes,
+            collected.frames,
+            labels.judgements,
+            judged,
+            now.before.critic,
+            critic,
+            settings.self_asking,
+            settings.guard,
+            (settings.world.height, settings.world.width),
+            settings.critic.path == "embedded" or settings.dataset.replay > 0,
         )
     )
+    now.guarded.append(decision)
+    return decision.report.passed
+
+
+def _actor_passes(now: _RoundNow, stage: Account, collected: _Collected, actor: Model, critic: Model) -> bool:
+    old, new = (
+        _practise(now, stage, which, collected.tasks.oracle, player, critic)
+        for which, player in (("old", now.before.actor), ("new", actor))
+    )
+    decision = stage.one(
+        decide_on_actor.submit(
+            now.workspace,
+            Shard(stage="actor finetuning: guard of the actor"),
+            (old[0], new[0]),
+            (old[1], new[1]),
+            now.before.actor,
+            actor,
+            now.settings.guard,
+            now.settings.world.skill_set,
+        )
+    )
+    now.guarded.append(decision)
+    return decision.report.passed
 
 
 def _practise(
-    stage: Account,
-    workspace: Workspace,
-    settings: Settings,
-    which: str,
-    tasks: OracleRef,
-    actor: Model,
-    critic: Model,
-    seed: int,
+    now: _RoundNow, stage: Account, which: str, tasks: OracleRef, actor: Model, critic: Model
 ) -> tuple[list[ArtifactRef], list[ArtifactRef]]:
     """Let an actor play the guard's practice tasks greedily and a critic judge it: recordings and judgements."""
+    settings = now.settings
     policy = PolicyChoice(model=actor, temperature=0.0, history=settings.rollout.history)
     label = f"actor finetuning: guard, {which} actor"
     parts = shards(label, min(settings.guard.episodes, settings.tasks.episodes), settings.rollout.shard_size)
     played = stage.all(
-        roll_out_shard.submit(workspace, shard, tasks, policy, settings.world, settings.rollout, seed)
+        roll_out_shard.submit(now.workspace, shard, tasks, policy, settings.world, settings.rollout, now.seed("guard"))
         for shard in parts
     )
     seen = stage.all(
-        extract_frames.submit(workspace, shard, recorded.ref, FrameSettings(select="last"))
+        extract_frames.submit(now.workspace, shard, recorded.ref, FrameSettings(select="last"))
         for shard, recorded in zip(parts, played, strict=True)
     )
     judged = stage.all(
         ask_about_episodes.submit(
-            workspace,
+            now.workspace,
             shard,
             recorded.ref,
             shown.ref,

@@ -290,7 +290,9 @@ class FinetuningSettings(_Section):
     )
     learning_rate: float = Field(default=1e-3, gt=0.0, le=1.0, description="peak learning rate")
     epochs: float = Field(default=6.0, gt=0.0, le=1000.0, description="passes over the dataset version")
-    max_steps: int = Field(default=400, ge=-1, description="no more optimiser steps than these, however many rows; -1: as epochs say")
+    max_steps: int = Field(
+        default=400, ge=-1, description="no more optimiser steps than these, however many rows; -1: as epochs say"
+    )
     batch_size: int = Field(default=32, ge=1, le=4096, description="rows in an optimiser step")
     warmup_ratio: float = Field(default=0.05, ge=0.0, lt=1.0, description="share of the steps that warm up")
     weight_decay: float = Field(default=0.0, ge=0.0, le=1.0, description="AdamW's weight decay")
