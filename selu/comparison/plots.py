@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from selu.comparison import Comparison, ComparisonRow
 
@@ -58,16 +59,15 @@ def _errors(rows: Sequence[ComparisonRow]) -> list[list[float]]:
 def _lines(comparison: Comparison, axes: Any, measure: str, probe: str, *, start: str | None) -> bool:
     """A line for each method but the ablations, from the row `start` in round 0 on; whether there was any."""
     names = [method.name for method in comparison.plan.methods if method.role != "ablation"]
-    some = False
-    for place, name in enumerate(names):
-        rows = [row for number in comparison.rounds(name) if (row := comparison.row(name, number, measure, probe))]
-        if not rows:
-            continue
-        some = True
+    found = {
+        name: [comparison.row(name, number, measure, probe) for number in comparison.rounds(name)] for name in names
+    }
+    drawn = {name: rows for name, made in found.items() if (rows := [row for row in made if row is not None])}
+    for place, (name, rows) in enumerate(drawn.items()):
         first = comparison.row(start, 0, measure, probe) if start else None
         shown = [first, *rows] if first else rows
         # Side by side, so that intervals do not hide each other.
-        shift = 0.05 * (place - (len(names) - 1) / 2)
+        shift = 0.05 * (place - (len(drawn) - 1) / 2)
         axes.errorbar(
             [row.round + shift for row in shown],
             [row.rate for row in shown],
@@ -82,8 +82,8 @@ def _lines(comparison: Comparison, axes: Any, measure: str, probe: str, *, start
     axes.grid(axis="y", color="#e3e5e8")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    return some
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    return bool(drawn)
 
 
 def _learning_curves(comparison: Comparison) -> Figure | None:

@@ -250,7 +250,6 @@ def _said(states: Sequence[RunState], name: str) -> list[str]:
             "finished": "finished",
             "running": "not finished",
             "failed": "failed",
-            "not started": "not started",
         }[state.state]
         why = " ".join(state.said.replace("|", "/").split())
         lines.append(f"| {name} | {state.seed} | {how} | {state.rounds} of {state.wanted} | {why} |")
@@ -306,5 +305,8 @@ def _readme(comparison: Comparison, plots: Sequence[str]) -> str:
             lines[-1] += f" Settings: `{json.dumps(method.settings)}`."
     lines += ["", "## Runs", "", "| method | seed | state | rounds | |", "| --- | --- | --- | --- | --- |"]
     for method in plan.methods:
-        lines += _said(states, method.name)
+        lines += _said([state for state in states if state.state != "not started"], method.name)
+    waiting = [f"{state.method} {state.seed}" for state in states if state.state == "not started"]
+    if waiting:
+        lines += ["", f"Not started yet (method and seed): {', '.join(waiting)}."]
     return "\n".join(lines) + "\n"
