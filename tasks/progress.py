@@ -117,8 +117,9 @@ class RichDisplay:
         self.progress.update(self._bars[stage], completed=done, total=total, shard=f"shard {shard}")
 
     def finish(self, stage: str, seconds: float, reused: int, tasks: int) -> None:
-        for name in [name for name in self._bars if name == stage or name.startswith(f"{stage}: ")]:
-            self.progress.remove_task(self._bars.pop(name))
+        # Stages come one after the other: whatever is still shown was part of this one.
+        while self._bars:
+            self.progress.remove_task(self._bars.popitem()[1])
         mark = "[dim]=[/]" if reused == tasks else "[green]✓[/]"
         self.progress.console.print(f"{mark} {_ended(stage, seconds, reused, tasks)}", highlight=False)
 
@@ -148,6 +149,8 @@ class LineDisplay:
         )
 
     def finish(self, stage: str, seconds: float, reused: int, tasks: int) -> None:
+        # The next round, or the next seed of a comparison, has a stage of the same name.
+        self._started.clear()
         self.console.print(_ended(stage, seconds, reused, tasks), highlight=False)
 
     def say(self, text: str) -> None:
