@@ -34,6 +34,7 @@ __all__ = [
     "StageRecord",
     "Workspace",
     "decisions",
+    "digests",
     "find_metric",
     "finished_rounds",
     "latest_round",
@@ -334,6 +335,17 @@ def _critic_labels(rows: Sequence[MetricRow]) -> MetricRow | None:
     )
 
 
+def digests(finished: Round) -> dict[str, str | None]:
+    """Content hashes of what a round made to learn from and learned; None for what it did not make."""
+    refs = {
+        "critic_dataset": finished.critic_dataset,
+        "actor_dataset": finished.actor_dataset,
+        "critic_adapter": finished.critic_adapter,
+        "actor_adapter": finished.actor_adapter,
+    }
+    return {name: None if ref is None else ref.digest for name, ref in refs.items()}
+
+
 def summary(store: Store, finished: Round) -> dict[str, Any]:
     """The round in plain JSON values, as ``selu report --json`` prints it.
 
@@ -374,15 +386,7 @@ def summary(store: Store, finished: Round) -> dict[str, Any]:
         "general": {who: _before_and_after(rows, "general", "A+B", who, "accuracy") for who in ("actor", "critic")},
         "seconds": {stage.name: round(stage.seconds, 3) for stage in finished.stages},
         "made_in_seconds": {stage.name: round(stage.made_in_seconds, 3) for stage in finished.stages},
-        "digests": {
-            name: None if ref is None else ref.digest
-            for name, ref in (
-                ("critic_dataset", finished.critic_dataset),
-                ("actor_dataset", finished.actor_dataset),
-                ("critic_adapter", finished.critic_adapter),
-                ("actor_adapter", finished.actor_adapter),
-            )
-        },
+        "digests": digests(finished),
         "guards": [_decided(item) for item in decisions(rows, finished)],
         "cached": finished.cached,
     }

@@ -21,7 +21,7 @@ from selu.errors import ArtifactError, ConfigError
 from selu.evaluation import ItemOutcome, MetricRow
 from selu.methods import Method, load_methods, method_settings
 from selu.records import Record
-from selu.rounds import Round, finished_rounds, round_metrics, run_folder
+from selu.rounds import Round, digests, finished_rounds, round_metrics, run_folder
 from selu.seeds import derived_seed
 from selu.statistics import Rate, bootstrap_balanced_accuracy, bootstrap_mean, wilson
 from selu.store import ArtifactRef, Store, read_table
@@ -134,6 +134,12 @@ class RunState(BaseModel):
     rounds: int = Field(description="finished rounds")
     wanted: int = Field(description="rounds it is to have")
     said: str = Field(default="", description="why it failed")
+    base_models: dict[str, str] = Field(
+        default_factory=dict, description="revisions of the actor and the critic before any learning, in the first round"
+    )
+    digests: tuple[dict[str, str | None], ...] = Field(
+        default=(), description="of each finished round: hashes of its dataset versions and adapters"
+    )
 
 
 class ComparisonRow(Record):
@@ -177,6 +183,10 @@ class Comparison:
         return sorted({row.round for row in self.rows if row.method == method})
 
 
+def _base_models(first: Round) -> dict[str, str]:
+    return {who: first.revisions[f"{who}_before"] for who in ("actor", "critic")}
+
+
 def compare(store: Store, plan: Plan, told: Mapping[str, tuple[State, str]] | None = None) -> Comparison:
     """Everything that is known of a plan's runs by now.
 
@@ -209,6 +219,8 @@ def compare(store: Store, plan: Plan, told: Mapping[str, tuple[State, str]] | No
                 rounds=len(rounds),
                 wanted=wanted,
                 said=said,
+                base_models=_base_models(rounds[0]) if rounds else {},
+                digests=tuple(digests(item) for item in rounds),
             )
         )
         if rounds:

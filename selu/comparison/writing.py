@@ -168,7 +168,9 @@ def _plain(value: Any) -> Any:
 
 
 def _results(comparison: Comparison) -> dict[str, Any]:
+    everybodys = comparison.plan.runs[0].settings
     return {
+        "settings": everybodys.model_dump(mode="json", exclude={"data_dir", "method", "seed", "rounds", "report_to"}),
         "methods": [
             method.model_dump(mode="json")
             | {"seeds": comparison.plan.seeds(method.name), "rounds": comparison.rounds(method.name)}
