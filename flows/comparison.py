@@ -11,7 +11,7 @@ from pathlib import Path
 
 from prefect import flow
 
-from selu.comparison import plan_comparison
+from selu.comparison import PlannedRun, State, plan_comparison
 from selu.comparison.writing import read_notes, write_notes
 from selu.config import Settings
 from selu.flows.ledger import one_at_a_time
@@ -57,20 +57,25 @@ def comparison(
         baseline_rounds=baseline_rounds,
     )
     workspace = Workspace.of(settings)
-    notes, readme, last, fruitful = read_notes(workspace), None, None, False
+    readme, last, fruitful = None, None, False
+
+    def note(run: PlannedRun, state: State, said: str = "") -> None:
+        # Read again each time: another process may be at other seeds.
+        write_notes(workspace, {**read_notes(workspace), run.note: (state, said)})
+
     for run in plan.runs:
         try:
-            notes[run.note] = ("running", "")
-            write_notes(workspace, notes)
+            note(run, "running")
             self_learning(run.settings)
-            notes[run.note], fruitful = ("finished", ""), True
+            note(run, "finished")
+            fruitful = True
         except Exception as error:
             if interrupted():
                 raise
             # The files are for others to read: no path of this machine.
             said = str(error).replace(str(workspace.data_dir), "data_dir")
-            notes[run.note], last = ("failed", said or type(error).__name__), error
-        write_notes(workspace, notes)
+            note(run, "failed", said or type(error).__name__)
+            last = error
         readme = draw_comparison(workspace, plan, out)
     if readme is None or (last is not None and not fruitful):
         raise last or RuntimeError("a comparison has at least one run")

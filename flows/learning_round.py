@@ -184,7 +184,14 @@ def _collect(now: _RoundNow) -> _Collected:
     settings = now.settings
     with now.ledger.stage("rollout") as stage:
         tasks = stage.one(
-            draw_tasks.submit(now.workspace, Shard(stage="tasks"), settings.tasks, settings.world, now.seed("tasks"))
+            draw_tasks.submit(
+                now.workspace,
+                Shard(stage="tasks"),
+                settings.tasks,
+                settings.world,
+                settings.rollout.players,
+                now.seed("tasks"),
+            )
         )
         policy = PolicyChoice(
             model=now.before.actor, temperature=settings.rollout.temperature, history=settings.rollout.history

@@ -242,7 +242,10 @@ class SelfAskingSettings(_Section):
         default=True, description="what the actor did is evidence too: no done label without an action that showed"
     )
     contrasts: int = Field(
-        default=8, ge=0, le=1000, description="further claims judged for each episode, for labels of both kinds"
+        default=8,
+        ge=0,
+        le=1000,
+        description="further claims judged for each episode, for labels of both kinds, by fours; 0: none",
     )
 
 

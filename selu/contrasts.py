@@ -88,7 +88,7 @@ def contrast_claims(
     seed: int,
     progress: Progress = unwatched,
 ) -> list[Claim]:
-    """Further claims worth judging, so that each instruction gets labels of both kinds; at most `per_episode` each.
+    """Further claims worth judging, so that each instruction gets labels of both kinds; `per_episode` each at most, by fours.
 
     A quarter of them put an episode's own instructions (told or achieved) to its other frames. For the rest the critic
     is asked openly what is open, on, held and in view in a frame, and of `instructions` (those of the round) it takes
@@ -96,6 +96,9 @@ def contrast_claims(
     picture alone does not tell the label), and as many that seem not to be elsewhere. These are guesses at what is worth
     asking, no labels: each claim is judged like any other. Deterministic in the rows and `seed`.
     """
+    if per_episode == 0:
+        return []
+    quarter = max(1, per_episode // 4)
     judged = {Claim(verdict.episode_id, verdict.frame_index, verdict.instruction) for verdict in verdicts}
     own: dict[str, set[str]] = {episode.episode_id: {episode.instruction} for episode in episodes}
     for row in relabels:
@@ -113,7 +116,7 @@ def contrast_claims(
     for episode in episodes:
         name = episode.episode_id
         near = [Claim(name, index, text) for index in indices[name] for text in sorted(own[name])]
-        chosen.update(sorted((claim for claim in near if claim not in judged), key=rank)[: per_episode // 4])
+        chosen.update(sorted((claim for claim in near if claim not in judged), key=rank)[:quarter])
         distinct = [
             index
             for place, index in enumerate(indices[name])
@@ -121,7 +124,6 @@ def contrast_claims(
         ]
         looked_at += [(name, index) for index in distinct[-_GLANCES:]]
     texts = sorted(set(instructions))
-    quarter = per_episode // 4
     fulfilled: dict[str, list[Claim]] = {}
     failed: dict[str, list[Claim]] = {}
     for (name, index), glimpse in zip(looked_at, _glance(looked_at, table, critic, progress), strict=True):

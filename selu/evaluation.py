@@ -274,7 +274,7 @@ def label_error_correlation(
     told: list[Judged] = []
     for row in verdicts:
         episode = own.get((row.episode_id, row.instruction, row.frame_index))
-        # A direct verdict beside self-asking stands in a group of its own, see selu.self_asking.
+        # A direct verdict beside self-asking stands in a group of its own, see selu.verdicts.
         said = [entry["answer"] for entry in json.loads(row.evidence)["questions"] if entry["group"] == -1]
         if episode is None or len(said) != 1 or said[0] not in ("yes", "no"):
             continue

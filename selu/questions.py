@@ -1,6 +1,6 @@
 """Questions about a frame and their answers: how they are put, what they speak for, and the rows that they make.
 
-What all judges share (:mod:`selu.self_asking`, :mod:`selu.judges`, :mod:`selu.hindsight`, :mod:`selu.contrasts`).
+What all judges share (:mod:`selu.self_asking`, :mod:`selu.verdicts`, :mod:`selu.hindsight`, :mod:`selu.contrasts`).
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ _PAIRED_WAYS = ("direct", "self_asking")
 """Ways of judging whose gain is measured, trajectory by trajectory; the blinds are there for comparison only."""
 ACTOR_METRICS = Stage(name="actor-metrics", version=2, modules=_MODULES)
 CRITIC_METRICS = Stage(name="critic-metrics", version=2, modules=_MODULES)
-LABEL_METRICS = Stage(name="label-metrics", version=1, modules=_MODULES)
+LABEL_METRICS = Stage(name="label-metrics", version=2, modules=_MODULES)
 
 
 def _rank(seed: int, episode_id: str) -> str:

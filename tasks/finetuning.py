@@ -15,7 +15,9 @@ from selu.tasks.stages import Made, Model, Shard, Stage, device_type_of, make, s
 
 __all__ = ["finetune_model"]
 
-FINETUNING = Stage(name="finetuning", version=2, modules=("selu.finetuning", "selu.models.transformers_engine"))
+FINETUNING = Stage(
+    name="finetuning", version=2, modules=("selu.finetuning", "selu.examples", "selu.models.transformers_engine")
+)
 
 
 @stage_task(FINETUNING)

@@ -90,8 +90,10 @@ class FrozenTasks(Sealed):
 
 
 @stage_task(DRAWING)
-def draw_tasks(workspace: Workspace, shard: Shard, tasks: TaskSettings, world: WorldSettings, seed: int) -> Sealed:
-    """Draw solvable tasks (or take the user's own instructions) and freeze them."""
+def draw_tasks(
+    workspace: Workspace, shard: Shard, tasks: TaskSettings, world: WorldSettings, players: int, seed: int
+) -> Sealed:
+    """Draw solvable tasks (or take the user's own instructions) and freeze them; in at most so many worlds at a time."""
     listed = None
     if tasks.instructions is not None:
         try:
@@ -103,7 +105,7 @@ def draw_tasks(workspace: Workspace, shard: Shard, tasks: TaskSettings, world: W
     def compute(path: Path, report: Meter) -> None:
         from selu.rollout import shared_pool
 
-        with shared_pool(world).worlds(min(os.cpu_count() or 1, 8)) as worlds:
+        with shared_pool(world).worlds(min(os.cpu_count() or 1, players)) as worlds:
             drawn = generate_tasks(tasks, worlds, seed, tasks.episodes, progress=report)
         write_table(path / "tasks.parquet", drawn, HouseholdTask)
 

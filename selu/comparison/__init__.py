@@ -21,7 +21,7 @@ from selu.errors import ArtifactError, ConfigError
 from selu.evaluation import ItemOutcome, MetricRow
 from selu.methods import Method, load_methods, method_settings
 from selu.records import Record
-from selu.rounds import Round, digests, finished_rounds, round_metrics, run_folder
+from selu.rounds import Round, digests, finished_rounds, round_metrics, run_folder, why_stopped
 from selu.seeds import derived_seed
 from selu.statistics import Rate, bootstrap_balanced_accuracy, bootstrap_mean, wilson
 from selu.store import ArtifactRef, Store, read_table
@@ -135,7 +135,8 @@ class RunState(BaseModel):
     wanted: int = Field(description="rounds it is to have")
     said: str = Field(default="", description="why it failed")
     base_models: dict[str, str] = Field(
-        default_factory=dict, description="revisions of the actor and the critic before any learning, in the first round"
+        default_factory=dict,
+        description="revisions of the actor and the critic before any learning, in the first round",
     )
     digests: tuple[dict[str, str | None], ...] = Field(
         default=(), description="of each finished round: hashes of its dataset versions and adapters"
@@ -209,6 +210,8 @@ def compare(store: Store, plan: Plan, told: Mapping[str, tuple[State, str]] | No
         state, said = told.get(run.note, (None, ""))
         if len(rounds) >= wanted:
             state, said = "finished", ""
+        elif (stopped := why_stopped(rounds)) is not None:
+            state, said = "finished", stopped
         elif state is None and rounds:
             state = "running"
         states.append(
@@ -229,7 +232,8 @@ def compare(store: Store, plan: Plan, told: Mapping[str, tuple[State, str]] | No
     for method in plan.methods:
         longest = max((len(run.rounds) for run in runs[method.name]), default=0)
         for number in range(1, longest + 1):
-            some = [run for run in runs[method.name] if len(run.rounds) >= number]
+            # With the runs that stopped: else the curve would rise because the bad ones have left.
+            some = [run for run in runs[method.name] if run.reaches(number)]
             rows += _rows_of(_Place(method.name, method.role, number, len(some)), some, plan.bootstrap)
     untrained = next((some[0] for some in runs.values() if some), None)
     if untrained is not None:
@@ -238,11 +242,20 @@ def compare(store: Store, plan: Plan, told: Mapping[str, tuple[State, str]] | No
 
 
 def _in_a_row(rounds: Mapping[int, Round], most: int) -> list[Round]:
-    """Rounds 1, 2, ... as far as there are, at most so many."""
+    """Rounds 1, 2, ... as far as each goes on from the one before, at most so many.
+
+    Of a run that was started anew, with changed code, later rounds of the first time may still be recorded.
+    """
     found: list[Round] = []
     while len(found) < most and (item := rounds.get(len(found) + 1)) is not None:
+        if found and not _goes_on(found[-1], item):
+            break
         found.append(item)
     return found
+
+
+def _goes_on(last: Round, item: Round) -> bool:
+    return all(item.revisions[f"{who}_before"] == last.revisions[f"{who}_after"] for who in ("actor", "critic"))
 
 
 # Runs ----------------------------------------------------------------------------------------------------------------
@@ -256,6 +269,7 @@ class _Run:
 
     def __init__(self, store: Store, rounds: Sequence[Round]) -> None:
         self.rounds = rounds
+        self.stopped = why_stopped(rounds)
         self._outcomes = [_outcomes(store, item) for item in rounds]
         self.metrics: list[list[MetricRow]] = [round_metrics(store, item) for item in rounds]
         self.budgets = _budgets(store, rounds)
@@ -264,9 +278,13 @@ class _Run:
         """What the base model came to on every item; scripted policies are among the methods."""
         return self._of_phase(1, "before")
 
+    def reaches(self, number: int) -> bool:
+        """Whether there is something to say of a round: a run that stopped itself keeps its models from then on."""
+        return number <= len(self.rounds) or self.stopped is not None
+
     def after(self, number: int) -> dict[_ItemKey, ItemOutcome]:
         """What the models after a round came to."""
-        return self._of_phase(number, "after")
+        return self._of_phase(min(number, len(self.rounds)), "after")
 
     def _of_phase(self, number: int, phase: str) -> dict[_ItemKey, ItemOutcome]:
         rows = self._outcomes[number - 1]
@@ -426,14 +444,15 @@ def _rows_of(place: _Place, runs: Sequence[_Run], samples: int) -> list[Comparis
         told = [
             row
             for run in runs
-            for row in run.metrics[number - 1]
+            for row in (run.metrics[number - 1] if number <= len(run.rounds) else ())
             if (row.subject, row.phase, row.metric) == ("labels", phase, metric) and row.n
         ]
         if told:
             hits, n = sum(round(row.rate * row.n) for row in told), sum(row.n for row in told)
             rows.append(place.row(metric, wilson(hits, n)))
-    for name in runs[0].budgets[number - 1]:
-        mean = sum(run.budgets[number - 1][name] for run in runs) / len(runs)
+    budgets = [run.budgets[min(number, len(run.rounds)) - 1] for run in runs]
+    for name in budgets[0]:
+        mean = sum(budget[name] for budget in budgets) / len(runs)
         rows.append(place.row(name, Rate(rate=mean, n=len(runs), low=math.nan, high=math.nan)))
     return rows
 
