@@ -271,7 +271,8 @@ def _readme(comparison: Comparison, plots: Sequence[str]) -> str:
         "# Comparison",
         "",
         f"{account}. Every run collects {first.tasks.episodes:,} episodes a round and is evaluated on the same frozen "
-        "probes; methods with guards let old and new actor play a few practice tasks more (see the budgets). Written by `selu compare`; `selu compare --draw-only` writes it again.",
+        "probes; methods with guards let old and new actor play a few practice tasks more (see the budgets). "
+        "Written by `selu compare`; `selu compare --draw-only` writes it again.",
         "",
     ]
     if any(method.role == "upper bound" for method in plan.methods):
