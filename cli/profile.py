@@ -55,6 +55,8 @@ def use_profile(prefect_home: Path, *, verbose: bool = False) -> None:
         **_RECORDING,
         "PREFECT_HOME": str(prefect_home),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+        # Its first start makes a database, which takes minutes on a machine whose cores are busy with something else.
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "selu",
         # What goes wrong is said by the command itself, in one sentence.
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO" if verbose else "CRITICAL",
