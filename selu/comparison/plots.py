@@ -56,6 +56,11 @@ def _errors(rows: Sequence[ComparisonRow]) -> list[list[float]]:
     ]
 
 
+def _range(numbers: Sequence[int]) -> str:
+    """`5`, or `5 to 1` where later rounds have fewer."""
+    return str(numbers[0]) if len(set(numbers)) == 1 else f"{numbers[0]} to {numbers[-1]}"
+
+
 def _lines(comparison: Comparison, axes: Any, measure: str, probe: str, *, start: str | None) -> bool:
     """A line for each method but the ablations, from the row `start` in round 0 on; whether there was any."""
     names = [method.name for method in comparison.plan.methods if method.role != "ablation"]
@@ -72,7 +77,7 @@ def _lines(comparison: Comparison, axes: Any, measure: str, probe: str, *, start
             [row.round + shift for row in shown],
             [row.rate for row in shown],
             yerr=_errors(shown),
-            label=f"{name} (seeds: {max(row.seeds for row in rows)})",
+            label=f"{name} (seeds: {_range([row.seeds for row in rows])})",
             marker="o",
             markersize=4,
             capsize=2,
