@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from selu.frames import FrameTable
 from selu.models.base import VisionLanguageModel
 from selu.questions import (
-    AND_THEN,
     Claim,
     Progress,
     answer_questions,
@@ -25,6 +24,7 @@ from selu.questions import (
     unwatched,
 )
 from selu.records import Episode, Frame, Judgement, Relabel, Verdict
+from selu.worlds.tasks import steps_of, verbs_of
 
 __all__ = ["contrast_claims"]
 
@@ -43,12 +43,12 @@ class _Glimpse:
 
     def says(self, instruction: str) -> Judgement:
         """Whether an instruction seems to be fulfilled; `unsure` where its things are not all there to be judged."""
-        parts = instruction.split(AND_THEN)
+        parts = steps_of(instruction)
         sides = {self._says(part, alone=len(parts) == 1) for part in parts}
         return "unsure" if "unsure" in sides else "no" if "no" in sides else "yes"
 
     def _says(self, part: str, *, alone: bool) -> Judgement:
-        things, verb = mentioned_objects(part), part.split(" the ", maxsplit=1)[0]
+        things, verb = mentioned_objects(part), verbs_of(part)
         told = {"pick up": self.held, "open": self.open, "turn on": self.on}.get(verb)
         # What was done to another thing was not done to this one, be it in view or not. But of several things some are
         # out of view when all is done: that must not be learned as a sign of failure.
@@ -136,19 +136,15 @@ def contrast_claims(
         others = _of_many_kinds(failed.get(name, []), rank)
         chosen.update(some)
         for claim in some:
+            where, verbs = claim.frame_index, verbs_of(claim.instruction)
             beside = (
                 other
                 for other in others
-                if (other.frame_index, _kind(other)) == (claim.frame_index, _kind(claim)) and other not in chosen
+                if other.frame_index == where and verbs_of(other.instruction) == verbs and other not in chosen
             )
             chosen.update(itertools.islice(beside, 1))
         chosen.update([claim for claim in others if claim not in chosen][:quarter])
     return sorted(chosen)
-
-
-def _kind(claim: Claim) -> str:
-    """The verbs of the claim's instruction."""
-    return " ".join(part.split(" the ")[0] for part in claim.instruction.split(AND_THEN))
 
 
 def _of_many_kinds(claims: Sequence[Claim], rank: Callable[[Claim], str]) -> list[Claim]:
@@ -156,6 +152,6 @@ def _of_many_kinds(claims: Sequence[Claim], rank: Callable[[Claim], str]) -> lis
     seen: dict[str, int] = {}
     turns = []
     for claim in sorted(claims, key=rank):
-        seen[_kind(claim)] = seen.get(_kind(claim), 0) + 1
-        turns.append((seen[_kind(claim)], rank(claim), claim))
+        seen[verbs_of(claim.instruction)] = seen.get(verbs_of(claim.instruction), 0) + 1
+        turns.append((seen[verbs_of(claim.instruction)], rank(claim), claim))
     return [claim for _, _, claim in sorted(turns, key=lambda turn: turn[:2])]

@@ -30,10 +30,11 @@ from pydantic import Field
 
 from selu.config import DatasetSettings
 from selu.errors import ArtifactError
-from selu.frames import FrameTable, decode_picture
+from selu.frames import FrameTable, decode_picture, steps_by_episode
 from selu.prompting import PromptStyle, act_prompt, is_yes_no, question_prompt, verdict_prompt
 from selu.records import Answer, Episode, Frame, Question, Record, Relabel, Step, Verdict
 from selu.worlds.actions import parse_action
+from selu.worlds.tasks import verbs_of
 
 __all__ = [
     "FEATURES",
@@ -128,7 +129,7 @@ class _Row:
     @property
     def deed(self) -> str:
         """The verbs of the instruction."""
-        return " ".join(part.split(" the ")[0] for part in self.instruction.split(" and then "))
+        return verbs_of(self.instruction)
 
     def columns(self) -> dict[str, Any]:
         return {
@@ -366,9 +367,7 @@ def actor_rows(
     accepted trajectories.
     """
     known, table = {episode.episode_id: episode for episode in episodes}, FrameTable(frames)
-    by_episode: dict[str, list[Step]] = {}
-    for step in sorted(steps, key=lambda step: (step.episode_id, step.step)):
-        by_episode.setdefault(step.episode_id, []).append(step)
+    by_episode = steps_by_episode(steps)
 
     trajectories: list[tuple[Episode, str, int, bool, dict[str, str]]] = []
     for verdict in verdicts:

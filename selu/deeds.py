@@ -16,11 +16,10 @@ from selu.frames import FrameTable
 from selu.prompting import Achievement, achievements
 from selu.records import Step
 from selu.worlds.actions import parse_action
+from selu.worlds.tasks import steps_of
 from selu.worlds.vocabulary import spoken_name
 
 __all__ = ["Deed", "could_have_done", "deeds_of", "names_place"]
-
-_AND_THEN = " and then "
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def deeds_of(steps: Iterable[Step], frames: FrameTable) -> list[Deed] | None:
 def could_have_done(instruction: str, deeds: Sequence[Deed]) -> bool | None:
     """Whether there are deeds, in order, that the parts of an instruction ask for; None for words of another kind."""
     done, place = True, 0
-    for part in instruction.split(_AND_THEN):
+    for part in steps_of(instruction):
         if not any(re.fullmatch(_pattern(verb, ".+?"), part) for verb in achievements()):
             return None
         fitting = (

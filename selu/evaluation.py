@@ -54,8 +54,8 @@ TruthOf = Callable[[str, str], bool | None]
 """(instruction, facts of a frame as in OracleStep.facts) -> whether the instruction is fulfilled, None if unknown."""
 
 
-class MetricRow(Record):
-    """One figure of a run; a row of metrics.parquet."""
+class _Placed(Record):
+    """Where a figure or an outcome belongs; the fields of :class:`Series`."""
 
     run: str = Field(description="speaking name of the run")
     round: int
@@ -63,6 +63,11 @@ class MetricRow(Record):
     phase: Phase
     probe: Probe
     method: str = Field(description="how it was obtained, e.g. selu, direct, self_asking, blind:blank, random, planner")
+
+
+class MetricRow(_Placed):
+    """One figure of a run; a row of metrics.parquet."""
+
     metric: str
     rate: float
     n: int
@@ -70,15 +75,9 @@ class MetricRow(Record):
     high: float
 
 
-class ItemOutcome(Record):
+class ItemOutcome(_Placed):
     """What one item of a probe came to; a row of outcomes.parquet. Figures over several runs are made of these."""
 
-    run: str = Field(description="speaking name of the run")
-    round: int
-    subject: Subject
-    phase: Phase
-    probe: Probe
-    method: str = Field(description="as in MetricRow")
     item: str = Field(description="the same for the same item in every run: its task, trajectory or question")
     scene: str
     kind: str = Field(description="kind of task, e.g. open or two_step; of a general question, its kind")
@@ -100,12 +99,7 @@ class Series:
     def row(self, metric: str, rate: Rate) -> MetricRow:
         """A figure in this series."""
         return MetricRow(
-            run=self.run,
-            round=self.round,
-            subject=self.subject,
-            phase=self.phase,
-            probe=self.probe,
-            method=self.method,
+            **vars(self),
             metric=metric,
             rate=rate.rate,
             n=rate.n,
@@ -116,12 +110,7 @@ class Series:
     def outcome(self, item: str, scene: str, kind: str, value: float, truth: bool | None = None) -> ItemOutcome:
         """What an item came to in this series."""
         return ItemOutcome(
-            run=self.run,
-            round=self.round,
-            subject=self.subject,
-            phase=self.phase,
-            probe=self.probe,
-            method=self.method,
+            **vars(self),
             item=item,
             scene=scene,
             kind=kind,

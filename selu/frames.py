@@ -14,7 +14,15 @@ from selu.errors import ArtifactError
 from selu.records import Frame, Step
 from selu.worlds.actions import parse_action
 
-__all__ = ["FrameTable", "Picture", "decode_picture", "encode_picture", "is_interaction", "select_frames"]
+__all__ = [
+    "FrameTable",
+    "Picture",
+    "decode_picture",
+    "encode_picture",
+    "is_interaction",
+    "select_frames",
+    "steps_by_episode",
+]
 
 Picture = NDArray[np.uint8]
 
@@ -74,6 +82,14 @@ class FrameTable:
     def same_picture(self, episode_id: str, first: int, second: int) -> bool:
         """Whether two frames of an episode show exactly the same pixels."""
         return np.array_equal(self.picture(episode_id, first), self.picture(episode_id, second))
+
+
+def steps_by_episode(steps: Iterable[Step]) -> dict[str, list[Step]]:
+    """Steps of each episode, in their order."""
+    grouped: dict[str, list[Step]] = {}
+    for step in sorted(steps, key=lambda step: (step.episode_id, step.step)):
+        grouped.setdefault(step.episode_id, []).append(step)
+    return grouped
 
 
 def is_interaction(action: str) -> bool:

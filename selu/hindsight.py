@@ -29,10 +29,11 @@ from typing import Any
 
 from selu.config import HindsightSettings, SelfAskingSettings
 from selu.deeds import names_place
-from selu.frames import FrameTable, is_interaction
+from selu.frames import FrameTable, is_interaction, steps_by_episode
 from selu.models.base import VisionLanguageModel
 from selu.prompting import Achievement, achievements
 from selu.questions import (
+    SEEN_QUESTION,
     Claim,
     Progress,
     answer_questions,
@@ -46,7 +47,7 @@ from selu.questions import (
 from selu.records import Answer, Episode, Frame, Judgement, Question, Relabel, Step, Verdict
 from selu.verdicts import judge_claims
 from selu.worlds.actions import parse_action
-from selu.worlds.tasks import ENCLOSING
+from selu.worlds.tasks import ENCLOSING, join_steps, steps_of
 from selu.worlds.vocabulary import spoken_name
 
 __all__ = ["relabel"]
@@ -280,9 +281,7 @@ def relabel(
         for verdict in verdicts
         if verdict.accepted and verdict.verdict == "yes"
     }
-    by_episode: dict[str, list[Step]] = {}
-    for step in sorted(steps, key=lambda step: (step.episode_id, step.step)):
-        by_episode.setdefault(step.episode_id, []).append(step)
+    by_episode = steps_by_episode(steps)
     failed = sorted(
         (episode for episode in episodes if (episode.episode_id, episode.instruction) not in done),
         key=lambda episode: episode.episode_id,
@@ -349,7 +348,7 @@ def _compose(
         if first.instruction != second.instruction and first.before is not None
     ]
     claims = [
-        Claim(second.episode.episode_id, second.frame_index, f"{first.instruction} and then {second.instruction}")
+        Claim(second.episode.episode_id, second.frame_index, join_steps(first.instruction, second.instruction))
         for first, second in pairs
     ]
     questions = [
@@ -394,9 +393,6 @@ def _compose(
     return relabels
 
 
-_SEEN_QUESTION = "Is the {} in view?"
-
-
 def _starts(
     failed: Sequence[Episode],
     steps: Mapping[str, list[Step]],
@@ -412,7 +408,7 @@ def _starts(
         if any(item.instruction == episode.instruction for item in done):
             continue
         since, before = 0, None
-        parts = episode.instruction.split(" and then ")
+        parts = steps_of(episode.instruction)
         while len(parts) > 1:
             first = next((item for item in done if item.instruction == parts[0] and item.frame_index > since), None)
             if first is None:
@@ -428,7 +424,7 @@ def _starts(
         if walked is not None:
             start.frame_index, thing = walked
             claim = Claim(episode.episode_id, start.frame_index, episode.instruction)
-            question = make_question(claim, "verification", _SEEN_QUESTION.format(thing), "yes")
+            question = make_question(claim, "verification", SEEN_QUESTION.format(thing), "yes")
         starts.append((start, question))
     asked = [question for _, question in starts if question is not None]
     answers = {answer.question_id: answer for answer in ask.put(asked, progress)}

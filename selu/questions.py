@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -22,7 +23,7 @@ from selu.records import Answer, Judgement, Question, Verdict
 from selu.worlds.vocabulary import NAMES
 
 __all__ = [
-    "AND_THEN",
+    "SEEN_QUESTION",
     "Claim",
     "Progress",
     "answer_questions",
@@ -41,8 +42,7 @@ __all__ = [
     "verdict_row",
 ]
 
-AND_THEN = " and then "
-"""Between the parts of an instruction of several steps."""
+SEEN_QUESTION = "Is the {} in view?"
 
 # "fridge, drawer, coffee machine": open answers name a few objects.
 _ANSWER_TOKENS = 24
@@ -122,10 +122,16 @@ def parse_questions(text: str, limit: int, style: PromptStyle = "brief") -> list
     return list(pairs.items())
 
 
-def mentioned_objects(text: str) -> set[str]:
+_ANY_NAME = re.compile(
+    r"\b(?:" + "|".join(re.escape(name) for name in sorted(NAMES.values(), key=len, reverse=True)) + r")\b"
+)
+
+
+# Contrasts ask for the same few hundred texts at every frame.
+@lru_cache(maxsize=65_536)
+def mentioned_objects(text: str) -> frozenset[str]:
     """Spoken names of the vocabulary in a text; of overlapping names only the longest counts."""
-    pattern = "|".join(re.escape(name) for name in sorted(NAMES.values(), key=len, reverse=True))
-    return set(re.findall(rf"\b(?:{pattern})\b", text.lower()))
+    return frozenset(_ANY_NAME.findall(text.lower()))
 
 
 def in_other_words(question: str, expected: str) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ from selu.frames import FrameTable
 from selu.models.base import Prompt, VisionLanguageModel
 from selu.prompting import ask_prompt, is_yes_no
 from selu.questions import (
-    AND_THEN,
+    SEEN_QUESTION,
     Claim,
     Progress,
     answer_questions,
@@ -35,6 +35,7 @@ from selu.questions import (
     verdict_row,
 )
 from selu.records import Answer, Judgement, Question, Verdict
+from selu.worlds.tasks import steps_of
 
 __all__ = ["judge_by_asking"]
 
@@ -147,9 +148,6 @@ def _judge(
     return "yes", lowest, entries, f"all {len(groups)} questions were answered as expected"
 
 
-_SEEN_QUESTION = "Is the {} in view?"
-
-
 def _last_shown(
     claims: Sequence[Claim], frames: FrameTable, critic: VisionLanguageModel, confidence: float
 ) -> dict[tuple[Claim, str], Claim]:
@@ -163,10 +161,10 @@ def _last_shown(
         (
             claim,
             name,
-            make_question(replace(claim, frame_index=index), "verification", _SEEN_QUESTION.format(name), "yes"),
+            make_question(replace(claim, frame_index=index), "verification", SEEN_QUESTION.format(name), "yes"),
         )
         for claim in claims
-        if AND_THEN in claim.instruction
+        if len(steps_of(claim.instruction)) > 1
         for name in sorted(mentioned_objects(claim.instruction))
         for index in indices[claim.episode_id]
         if index <= claim.frame_index

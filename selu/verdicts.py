@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from selu.config import SelfAskingSettings
 from selu.deeds import could_have_done, deeds_of
 from selu.errors import TerminalError
-from selu.frames import FrameTable
+from selu.frames import FrameTable, steps_by_episode
 from selu.judging import Said, direct_verdicts, majority_verdicts, refined_verdict
 from selu.models.base import VisionLanguageModel
 from selu.prompting import verdict_prompt
@@ -45,9 +45,7 @@ def ask(
     if claims is None:
         claims = [Claim(episode.episode_id, episode.length, episode.instruction) for episode in episodes]
     table, shares = FrameTable(frames), in_units(progress, len(episodes))
-    by_episode: dict[str, list[Step]] = {}
-    for step in steps or ():
-        by_episode.setdefault(step.episode_id, []).append(step)
+    by_episode = steps_by_episode(steps or ())
     if settings.by == "deeds":
         judged = [_judge_by_deeds(claim, by_episode.get(claim.episode_id, []), table, critic) for claim in claims]
         return [], [], sorted(judged, key=lambda row: (row.episode_id, row.frame_index, row.instruction))
@@ -137,6 +135,13 @@ def judge_claims(
     return questions, answers, verdicts
 
 
+def _direct_question(claim: Claim, said: Said, critic: VisionLanguageModel) -> tuple[Question, Answer]:
+    """The direct verdict as a question and its answer."""
+    side, confidence = said
+    question = make_question(claim, "direct", verdict_prompt(claim.instruction, critic.prompt_style), "yes")
+    return question, Answer(question_id=question.question_id, text=side, confidence=confidence, critic=critic.revision)
+
+
 def _confirm_directly(
     claims: Sequence[Claim], verdicts: Sequence[Verdict], frames: FrameTable, critic: VisionLanguageModel
 ) -> tuple[list[Question], list[Answer], list[Verdict]]:
@@ -146,8 +151,7 @@ def _confirm_directly(
     )
     questions, answers, confirmed = [], [], []
     for claim, verdict, (side, confidence) in zip(claims, verdicts, judged, strict=True):
-        question = make_question(claim, "direct", verdict_prompt(claim.instruction, critic.prompt_style), "yes")
-        answer = Answer(question_id=question.question_id, text=side, confidence=confidence, critic=critic.revision)
+        question, answer = _direct_question(claim, (side, confidence), critic)
         evidence = json.loads(verdict.evidence)
         evidence["questions"].append(entry_of(question, answer, -1, side))
         contradicted = verdict.accepted and side != verdict.verdict
@@ -185,8 +189,7 @@ def _judge_otherwise(
         judged, how = direct_verdicts(items, critic), "asked directly"
     questions, answers, verdicts = [], [], []
     for claim, (side, confidence) in zip(claims, judged, strict=True):
-        question = make_question(claim, "direct", verdict_prompt(claim.instruction, critic.prompt_style), "yes")
-        answer = Answer(question_id=question.question_id, text=side, confidence=confidence, critic=critic.revision)
+        question, answer = _direct_question(claim, (side, confidence), critic)
         sure = confidence >= settings.confidence
         verdicts.append(
             verdict_row(
@@ -217,8 +220,7 @@ def _refine(
     questions, answers, feedback = judge_by_asking(claims, frames, critic, once, progress)
     verdicts = []
     for claim, first, told in zip(claims, judged, feedback, strict=True):
-        question = make_question(claim, "direct", verdict_prompt(claim.instruction, critic.prompt_style), "yes")
-        answer = Answer(question_id=question.question_id, text=first[0], confidence=first[1], critic=critic.revision)
+        question, answer = _direct_question(claim, first, critic)
         evidence = json.loads(told.evidence)
         evidence |= {
             "by": "refinement",

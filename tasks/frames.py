@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from selu.config import FrameSettings
-from selu.frames import select_frames
-from selu.records import Frame, Record, Step
+from selu.frames import select_frames, steps_by_episode
+from selu.records import Frame, Record
 from selu.rounds import Workspace
 from selu.store import ArtifactRef, Store, read_table, write_table
 from selu.tasks.progress import Meter
@@ -31,9 +31,7 @@ def extract_frames(workspace: Workspace, shard: Shard, episodes: ArtifactRef, fr
 
     def compute(path: Path, report: Meter) -> None:
         store = workspace.store()
-        steps: dict[str, list[Step]] = {}
-        for step in read_steps(store, [episodes]):
-            steps.setdefault(step.episode_id, []).append(step)
+        steps = steps_by_episode(read_steps(store, [episodes]))
         chosen = [
             SelectedFrame(episode_id=episode.episode_id, frame_index=index)
             for episode in read_episodes(store, [episodes])

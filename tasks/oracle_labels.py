@@ -17,7 +17,7 @@ from typing import Any
 from selu.config import HindsightSettings, SelfAskingSettings
 from selu.errors import TerminalError
 from selu.evaluation import truth_of_instruction
-from selu.frames import FrameTable
+from selu.frames import FrameTable, steps_by_episode
 from selu.prompting import achievements, verdict_prompt
 from selu.questions import Claim, canonical_json, digest, make_question
 from selu.records import Answer, Episode, Frame, OracleEpisode, OracleStep, Question, Relabel, Step, Verdict
@@ -27,7 +27,7 @@ from selu.tasks.frames import read_selected_frames
 from selu.tasks.progress import Meter
 from selu.tasks.stages import Made, Shard, Stage, make, read_all, read_episodes, read_oracle, read_steps, stage_task
 from selu.worlds.actions import parse_action
-from selu.worlds.tasks import put_instruction
+from selu.worlds.tasks import join_steps, put_instruction, steps_of
 from selu.worlds.vocabulary import spoken_name
 
 __all__ = ["contrast_by_truth", "label_by_truth"]
@@ -109,9 +109,7 @@ def true_relabels(
     Only frames that were extracted count, as for the critic. With `two_step`, neighbouring achievements of which the
     first still holds at the second are one more; with `partial`, good beginnings are kept as such.
     """
-    by_episode: dict[str, list[Step]] = {}
-    for step in sorted(steps, key=lambda step: (step.episode_id, step.step)):
-        by_episode.setdefault(step.episode_id, []).append(step)
+    by_episode = steps_by_episode(steps)
     questions: list[Question] = []
     answers: list[Answer] = []
     relabels: list[Relabel] = []
@@ -174,7 +172,7 @@ def true_relabels(
                 and latest != instruction
                 and truth_of_instruction(latest, facts[name, after]) is True
             ):
-                add(episode, before, after, f"{latest} and then {instruction}")
+                add(episode, before, after, join_steps(latest, instruction))
             latest = instruction
         if partial and all(instruction != episode.instruction for instruction, _ in achieved):
             end = _good_beginning(episode, by_episode.get(name, ()), frames, facts, achieved)
@@ -194,7 +192,7 @@ def _good_beginning(
 
     Its first parts are achieved (instruction, frame), and what comes next was walked up to and is in view.
     """
-    end, parts = 0, episode.instruction.split(" and then ")
+    end, parts = 0, steps_of(episode.instruction)
     while len(parts) > 1:
         reached = next((index for instruction, index in achieved if instruction == parts[0] and index > end), None)
         if reached is None:

@@ -31,9 +31,12 @@ __all__ = [
     "frozen_tasks",
     "generate_tasks",
     "goal_of_instruction",
+    "join_steps",
     "kind_of_instruction",
     "start_key",
+    "steps_of",
     "user_tasks",
+    "verbs_of",
 ]
 
 FROZEN = Path(__file__).parent / "frozen"
@@ -309,7 +312,7 @@ def _two_step(objects: Objects, rng: np.random.Generator) -> Draft | None:
     if second is None:
         return None
     return Draft(
-        f"{first.instruction} and then {second.instruction}",
+        join_steps(first.instruction, second.instruction),
         first.goal + second.goal,
         first.target,
         {**first.states, **second.states},
@@ -351,6 +354,26 @@ _PAIRS = (
 """Compositions whose goals can hold together at the end."""
 
 
+# --- instructions of several steps -----------------------------------------------------------------------------------
+
+_AND_THEN = " and then "
+
+
+def join_steps(first: str, second: str) -> str:
+    """One instruction of two steps."""
+    return f"{first}{_AND_THEN}{second}"
+
+
+def steps_of(instruction: str) -> list[str]:
+    """The one-step instructions that an instruction is made of, in order."""
+    return instruction.split(_AND_THEN)
+
+
+def verbs_of(instruction: str) -> str:
+    """What is to be done, without the things: `open`, `put pick up`."""
+    return " ".join(step.split(" the ", maxsplit=1)[0] for step in steps_of(instruction))
+
+
 # --- given tasks -----------------------------------------------------------------------------------------------------
 
 _PATTERNS: tuple[tuple[str, str], ...] = (
@@ -387,7 +410,7 @@ def kind_of_instruction(instruction: str) -> str:
 def goal_of_instruction(instruction: str) -> tuple[Condition, ...] | None:
     """The goal that an instruction of the generator's form stands for; None if it cannot be told."""
     conditions = []
-    for part in instruction.split(" and then "):
+    for part in steps_of(instruction):
         for pattern, predicate in _PATTERNS:
             found = re.fullmatch(pattern, part)
             if found is None:
