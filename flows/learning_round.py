@@ -194,7 +194,10 @@ def _collect(now: _RoundNow) -> _Collected:
             )
         )
         policy = PolicyChoice(
-            model=now.before.actor, temperature=settings.rollout.temperature, history=settings.rollout.history
+            model=now.before.actor,
+            temperature=settings.rollout.temperature,
+            history=settings.rollout.history,
+            by_parts=settings.rollout.by_parts,
         )
         played = stage.all(
             roll_out_shard.submit(
@@ -526,7 +529,7 @@ def _practise(
         for shard in parts
     )
     seen = stage.all(
-        extract_frames.submit(now.workspace, shard, recorded.ref, FrameSettings(select="last"))
+        extract_frames.submit(now.workspace, shard, recorded.ref, settings.frames)
         for shard, recorded in zip(parts, played, strict=True)
     )
     judged = stage.all(

@@ -181,6 +181,10 @@ class RolloutSettings(_Section):
     players: int = Field(default=8, ge=1, le=64, description="worlds stepped side by side in a shard")
     temperature: float = Field(default=0.6, ge=0.0, le=5.0, description="the actor's; 0 is greedy")
     history: int = Field(default=4, ge=0, le=50, description="own last actions that the actor's prompt carries")
+    by_parts: bool = Field(
+        default=True,
+        description="in practice, put an instruction of several steps to the actor step by step, each until it says Done",
+    )
 
 
 class FrameSettings(_Section):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from selu.frames import FrameTable
 from selu.models.base import VisionLanguageModel
+from selu.prompting import achievements
 from selu.questions import (
     Claim,
     Progress,
@@ -24,7 +25,7 @@ from selu.questions import (
     unwatched,
 )
 from selu.records import Episode, Frame, Judgement, Relabel, Verdict
-from selu.worlds.tasks import steps_of, verbs_of
+from selu.worlds.tasks import join_steps, steps_of, verbs_of
 
 __all__ = ["contrast_claims"]
 
@@ -123,10 +124,12 @@ def contrast_claims(
             if place == 0 or not table.same_picture(name, indices[name][place - 1], index)
         ]
         looked_at += [(name, index) for index in distinct[-_GLANCES:]]
-    texts = sorted(set(instructions))
+    glimpses = list(zip(looked_at, _glance(looked_at, table, critic, progress), strict=True))
+    known = {*instructions, *_imagined([glimpse for _, glimpse in glimpses])}
+    texts = sorted({*known, *_composed(known, instructions, [glimpse for _, glimpse in glimpses], seed)})
     fulfilled: dict[str, list[Claim]] = {}
     failed: dict[str, list[Claim]] = {}
-    for (name, index), glimpse in zip(looked_at, _glance(looked_at, table, critic, progress), strict=True):
+    for (name, index), glimpse in glimpses:
         for text in texts:
             claim, side = Claim(name, index, text), glimpse.says(text)
             if side != "unsure" and claim not in judged and claim not in chosen:
@@ -145,6 +148,40 @@ def contrast_claims(
             chosen.update(itertools.islice(beside, 1))
         chosen.update([claim for claim in others if claim not in chosen][:quarter])
     return sorted(chosen)
+
+
+def _imagined(glimpses: Sequence[_Glimpse]) -> set[str]:
+    """Instructions of one step about all things that were said to be open, on or held anywhere.
+
+    A round's own instructions name few things, each in few rooms; of such a critic learns the deed and not the thing.
+    """
+    told = {"What is open?": "open", "What is switched on?": "on", "What are you holding?": "held"}
+    return {
+        achievement.instruction.format(a=name)
+        for achievement in achievements().values()
+        if achievement.open in told
+        for glimpse in glimpses
+        for name in getattr(glimpse, told[achievement.open])
+    }
+
+
+def _composed(
+    known: Iterable[str], instructions: Sequence[str], glimpses: Sequence[_Glimpse], seed: int
+) -> list[str]:
+    """Instructions of two steps that seem fulfilled somewhere, made of known one-step ones; as many at most.
+
+    Told to do two things, an actor that is still learning hardly ever does both, so that the round's own two-step
+    instructions show what fails and not what is done. Only forms that the round has are made: "open, then pick up".
+    """
+    alone = sorted({text for text in known if len(steps_of(text)) == 1})
+    forms = {tuple(map(verbs_of, steps_of(text))) for text in instructions if len(steps_of(text)) == 2}
+    made = set()
+    for glimpse in glimpses:
+        done = [text for text in alone if glimpse.says(text) == "yes"]
+        for first, second in itertools.permutations(done, 2):
+            if (verbs_of(first), verbs_of(second)) in forms and not mentioned_objects(first) & mentioned_objects(second):
+                made.add(join_steps(first, second))
+    return sorted(made, key=lambda text: digest(seed, text))[: len(alone)]
 
 
 def _of_many_kinds(claims: Sequence[Claim], rank: Callable[[Claim], str]) -> list[Claim]:

@@ -31,7 +31,7 @@ from pydantic import Field
 from selu.config import DatasetSettings
 from selu.errors import ArtifactError
 from selu.frames import FrameTable, decode_picture, steps_by_episode
-from selu.prompting import PromptStyle, act_prompt, is_yes_no, question_prompt, verdict_prompt
+from selu.prompting import PromptStyle, act_prompt, ask_prompt, is_yes_no, question_prompt, verdict_prompt
 from selu.records import Answer, Episode, Frame, Question, Record, Relabel, Step, Verdict
 from selu.worlds.actions import parse_action
 from selu.worlds.tasks import verbs_of
@@ -48,6 +48,8 @@ __all__ = [
 ]
 
 REHEARSAL = "rehearsal"
+
+_BEFORE = frozenset({"before_relabel", "before_deed"})
 
 _ROWS_PER_GROUP = 500
 
@@ -77,7 +79,9 @@ class Lineage(Record):
     """What one training row is made of; ids that do not apply are empty."""
 
     row: int
-    source: str = Field(description="verdict, relabel, before_relabel, question, step, done or rehearsal")
+    source: str = Field(
+        description="verdict, relabel, before_relabel, before_deed, question, asking, step, start, done or rehearsal"
+    )
     instruction: str
     scene: str
     task_id: str
@@ -193,8 +197,8 @@ def _balanced(rows: Sequence[_Row], negatives_per_positive: float, seed: int) ->
 
 
 def _in_turn(negatives: Sequence[_Row], done_there: set[tuple[str, bytes]]) -> list[_Row]:
-    before = [row for row in negatives if row.source == "before_relabel"]
-    rest = [row for row in negatives if row.source != "before_relabel"]
+    before = [row for row in negatives if row.source in _BEFORE]
+    rest = [row for row in negatives if row.source not in _BEFORE]
     siblings = [row for row in rest if (row.deed, row.image) in done_there]
     others = [row for row in rest if (row.deed, row.image) not in done_there]
     turns = itertools.chain.from_iterable(itertools.zip_longest(siblings, others))
@@ -244,19 +248,40 @@ def _verdict_rows(
             rows.append(row(relabel.episode_id, max(before), relabel.instruction, "no", "before_relabel", **ids))
     for verdict in verdicts:
         if verdict.accepted and verdict.verdict != "unsure":
-            critic = json.loads(verdict.evidence)["critic"]
-            rows.append(
-                row(
-                    verdict.episode_id,
-                    verdict.frame_index,
-                    verdict.instruction,
-                    verdict.verdict,
-                    "verdict",
-                    verdict_id=verdict.verdict_id,
-                    critic=critic,
-                )
-            )
+            evidence = json.loads(verdict.evidence)
+            ids = {"verdict_id": verdict.verdict_id, "critic": evidence["critic"]}
+            where = verdict.episode_id, verdict.frame_index
+            rows.append(row(*where, verdict.instruction, verdict.verdict, "verdict", **ids))
+            if verdict.verdict == "yes" and "done_by_step" in evidence:
+                before = evidence["done_by_step"]
+                rows.append(row(verdict.episode_id, before, verdict.instruction, "no", "before_deed", **ids))
     return rows
+
+
+def _asking_rows(
+    episodes: Mapping[str, Episode], frames: FrameTable, verdicts: Iterable[Verdict], style: PromptStyle
+) -> list[_Row]:
+    """The critic's own lists of questions, one for each one-step instruction, that led to an accepted verdict.
+
+    Without them it would forget how to ask while it learns to answer.
+    """
+    rows: dict[str, _Row] = {}
+    for verdict in verdicts:
+        evidence = json.loads(verdict.evidence)
+        for asked in evidence.get("asked", []) if verdict.accepted else []:
+            if asked["instruction"] not in rows:
+                rows[asked["instruction"]] = _Row(
+                    ask_prompt(asked["instruction"], style),
+                    asked["text"],
+                    frames.image(verdict.episode_id, verdict.frame_index),
+                    "asking",
+                    episodes[verdict.episode_id],
+                    asked["instruction"],
+                    verdict.frame_index,
+                    evidence["critic"],
+                    verdict_id=verdict.verdict_id,
+                )
+    return list(rows.values())
 
 
 def _question_rows(
@@ -323,8 +348,8 @@ def critic_rows(
 ) -> datasets.Dataset:
     """The critic's training rows, as :data:`FEATURES` says, in seeded order.
 
-    Verdict rows (`yes` and `no`, balanced for each instruction), then agreed question rows (a share of as many), then
-    `previous` rows while there is room, then `replay` rows at the share `settings.replay`. Verdicts under any
+    Verdict rows (`yes` and `no`, balanced for each instruction), then as a share of as many the critic's own lists of
+    questions (half of it at most) and agreed answers to them, then `previous` rows while there is room, then `replay` rows at the share `settings.replay`. Verdicts under any
     instruction count, not only an episode's own. `style` is that of the critic's prompts. `replay` and `previous` need
     the columns prompt, completion and images.
     """
@@ -339,7 +364,10 @@ def critic_rows(
     closed = _balanced([row for row in agreed if is_yes_no(row.prompt)], 1.0, seed)
     opened = [[row] for row in agreed if not is_yes_no(row.prompt)]
     units = sorted(closed + opened, key=lambda unit: _row_rank(seed, unit[0]))
-    own += _take(units, min(room - len(own), int(settings.questions_per_verdict * len(own))))
+    share = min(room - len(own), int(settings.questions_per_verdict * len(own)))
+    asking = sorted(_asking_rows(known, table, verdicts, style), key=lambda row: _row_rank(seed, row))
+    own += _take([[row] for row in asking], share // 2)
+    own += _take(units, share - min(len(asking), share // 2))
     return _assemble(own, settings, seed, replay, previous)
 
 

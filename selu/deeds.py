@@ -12,24 +12,50 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from selu.frames import FrameTable
+from selu.frames import FrameTable, is_interaction
 from selu.prompting import Achievement, achievements
 from selu.records import Step
 from selu.worlds.actions import parse_action
 from selu.worlds.tasks import steps_of
 from selu.worlds.vocabulary import spoken_name
 
-__all__ = ["Deed", "could_have_done", "deeds_of", "names_place"]
+__all__ = ["Deed", "could_have_done", "deed_that_did", "deeds_of", "names_place"]
+
+_OPPOSITES = {"Open": "Close", "Close": "Open", "ToggleOn": "ToggleOff", "ToggleOff": "ToggleOn"}
+_LETTING_GO = frozenset({"Put", "Drop", "Throw"})
 
 
 @dataclass(frozen=True)
 class Deed:
-    """An interaction after which the picture was another; `name` is the spoken name of the thing it names."""
+    """An interaction after which the picture was another; `name` is the spoken name of the thing it names, if any.
+
+    Where the frames around it were not extracted, nobody knows whether it changed anything: it was not `seen`.
+    """
 
     step: int
     verb: str
     name: str
     action: str
+    seen: bool = True
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A one-step instruction: the verb that fulfils it, what is handled, and of `Put` the place."""
+
+    verb: str
+    thing: str
+    place: str
+
+    def done_by(self, deed: Deed) -> bool:
+        return deed.verb == self.verb and deed.name == (self.place or self.thing)
+
+    def undone_by(self, deed: Deed) -> bool:
+        if self.verb == "PickUp":
+            return deed.verb in _LETTING_GO
+        if self.verb == "Put":
+            return deed.verb == "PickUp" and deed.name == self.thing
+        return deed.verb == _OPPOSITES.get(self.verb) and deed.name == self.thing
 
 
 def names_place(achievement: Achievement) -> bool:
@@ -37,42 +63,71 @@ def names_place(achievement: Achievement) -> bool:
     return "{b}" in achievement.instruction
 
 
-def deeds_of(steps: Iterable[Step], frames: FrameTable) -> list[Deed] | None:
-    """The deeds of one episode, in order; None if frames right before or after an interaction were not extracted."""
+def deeds_of(steps: Iterable[Step], frames: FrameTable) -> list[Deed]:
+    """The deeds of one episode, in order, among them those interactions of which no frames tell."""
     found = []
     for step in sorted(steps, key=lambda step: step.step):
-        action = parse_action(step.action) if step.well_formed else None
-        if action is None or action.object_type is None or action.verb not in achievements():
+        action = parse_action(step.action) if step.well_formed and is_interaction(step.action) else None
+        if action is None or action.verb == "Approach":
             continue
-        if any((step.episode_id, index) not in frames for index in (step.step, step.step + 1)):
-            return None
-        if not frames.same_picture(step.episode_id, step.step, step.step + 1):
-            found.append(Deed(step.step, action.verb, spoken_name(action.object_type), step.action))
+        seen = all((step.episode_id, index) in frames for index in (step.step, step.step + 1))
+        if not seen or not frames.same_picture(step.episode_id, step.step, step.step + 1):
+            name = spoken_name(action.object_type) if action.object_type else ""
+            found.append(Deed(step.step, action.verb, name, step.action, seen))
     return found
 
 
 def could_have_done(instruction: str, deeds: Sequence[Deed]) -> bool | None:
-    """Whether there are deeds, in order, that the parts of an instruction ask for; None for words of another kind."""
-    done, place = True, 0
-    for part in steps_of(instruction):
-        if not any(re.fullmatch(_pattern(verb, ".+?"), part) for verb in achievements()):
-            return None
-        fitting = (
-            number
-            for number, deed in enumerate(deeds)
-            if number >= place and re.fullmatch(_pattern(deed.verb, re.escape(deed.name)), part)
-        )
-        first = next(fitting, None)
-        if first is None:
-            done = False
+    """Whether there are deeds, in order and not undone, that the parts of an instruction ask for.
+
+    None for words of another kind, and where it hangs on interactions that were not seen.
+    """
+    parts = _parts(instruction)
+    if parts is None:
+        return None
+    if _lasting(parts, deeds, sure=True) is not None:
+        return True
+    return None if _lasting(parts, deeds, sure=False) is not None else False
+
+
+def deed_that_did(instruction: str, deeds: Sequence[Deed]) -> Deed | None:
+    """The deed that fulfilled the last part of an instruction, so that right before it the whole was not yet done."""
+    parts = _parts(instruction)
+    return None if parts is None else _lasting(parts, deeds, sure=True)
+
+
+def _lasting(parts: Sequence[_Part], deeds: Sequence[Deed], *, sure: bool) -> Deed | None:
+    """The last of the first deeds, in order, that did each part and that nothing undid; None if a part has none.
+
+    To be `sure`, what did it must have been seen, and what could undo it counts seen or not; otherwise the reverse.
+    """
+    place, last = 0, None
+    for part in parts:
+        for number in range(place, len(deeds)):
+            later = deeds[number + 1 :]
+            if (
+                part.done_by(deeds[number])
+                and (deeds[number].seen or not sure)
+                and not any(part.undone_by(deed) and (deed.seen or sure) for deed in later)
+            ):
+                place, last = number + 1, deeds[number]
+                break
         else:
-            place = first + 1
-    return done
+            return None
+    return last
 
 
 @cache
-def _pattern(verb: str, name: str) -> str:
-    """The instruction that a verb fulfils, with `name` (a regular expression) for the thing that the verb names."""
-    achievement = achievements()[verb]
-    thing, place = (".+?", name) if names_place(achievement) else (name, "")
-    return achievement.instruction.format(a=f"(?:{thing})", b=f"(?:{place})", preposition="(?:in|on)")
+def _parts(instruction: str) -> tuple[_Part, ...] | None:
+    parts = []
+    for text in steps_of(instruction):
+        for verb, achievement in achievements().items():
+            pattern = achievement.instruction.format(a="(?P<a>.+?)", b="(?P<b>.+?)", preposition="(?:in|on)")
+            found = re.fullmatch(pattern, text)
+            if found is not None:
+                named = found.groupdict()
+                parts.append(_Part(verb, named["a"], named.get("b", "")))
+                break
+        else:
+            return None
+    return tuple(parts)

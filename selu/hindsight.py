@@ -10,7 +10,7 @@ critic has to see it. Phases, each batched over all episodes of a shard:
 4. the critic judges the new instruction by its own questions (:mod:`selu.self_asking`);
 5. two achievements in order, the first still true at the second, make a two-step instruction, judged like the rest;
 6. of what is still a failure, the beginning may be right: the parts of the instruction that were achieved, and the walk
-   up to the thing that comes next, if it is then in view. Such a start is a *partial* relabel: it teaches the actor its
+   up to the thing that comes next, if it is then in view (else up to the last part that was). Such a start is a *partial* relabel: it teaches the actor its
    steps, but neither the actor to say Done nor the critic to say yes.
 
 Where deeds are evidence (:mod:`selu.deeds`), an action upon which the picture changed has spoken already: of 2 to 4 no
@@ -402,7 +402,7 @@ def _starts(
     progress: Progress,
 ) -> list[Relabel]:
     """Failed episodes up to where they were last on the way: see phase 6 above."""
-    starts: list[tuple[_Candidate, Question | None]] = []
+    starts: list[tuple[_Candidate, _Candidate | None, Question | None]] = []
     for episode in failed:
         done = achieved.get(episode.episode_id, [])
         if any(item.instruction == episode.instruction for item in done):
@@ -425,18 +425,22 @@ def _starts(
             start.frame_index, thing = walked
             claim = Claim(episode.episode_id, start.frame_index, episode.instruction)
             question = make_question(claim, "verification", SEEN_QUESTION.format(thing), "yes")
-        starts.append((start, question))
-    asked = [question for _, question in starts if question is not None]
+        starts.append((start, before, question))
+    asked = [question for _, _, question in starts if question is not None]
     answers = {answer.question_id: answer for answer in ask.put(asked, progress)}
     relabels = []
-    for start, question in starts:
-        reason = "the first part was achieved" if start.entries else "the thing was walked up to"
+    for start, before, question in starts:
+        reason = "the first part was achieved"
         if question is not None:
             answer = answers[question.question_id]
             vote = spoken_for(question, answer, confidence)
-            start.record(question, answer, vote)
-            if vote != "yes":
-                start.rejected = f"'{question.text}' was answered '{answer.text}' ({answer.confidence:.2f})"
+            if vote != "yes" and before is not None:
+                start.frame_index = before.frame_index
+            else:
+                start.record(question, answer, vote)
+                reason = "the thing was walked up to"
+                if vote != "yes":
+                    start.rejected = f"'{question.text}' was answered '{answer.text}' ({answer.confidence:.2f})"
         relabels.append(
             _relabel(
                 start.episode,

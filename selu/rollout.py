@@ -23,11 +23,12 @@ from selu.frames import encode_picture
 from selu.models.base import Prompt, Reply, VisionLanguageModel
 from selu.prompting import act_prompt
 from selu.records import Episode, Frame, OracleEpisode, OracleStep, Step, Task
-from selu.worlds.actions import parse_action
+from selu.worlds.actions import DONE, parse_action
 from selu.worlds.base import Frame as Picture
 from selu.worlds.base import World, holds
 from selu.worlds.planner import next_action, random_action, sibling_goal, would_finish
 from selu.worlds.registry import make_world
+from selu.worlds.tasks import steps_of
 
 __all__ = [
     "ActorPolicy",
@@ -67,6 +68,8 @@ class Policy(Protocol):
 
     scripted: bool
     """Whether it may see the world itself."""
+    by_parts: bool
+    """Whether an instruction of several steps is put to it step by step, each until it says Done."""
 
     def act(self, situations: Sequence[Situation]) -> list[Reply]:
         """One action text for each situation."""
@@ -78,9 +81,18 @@ class ActorPolicy:
 
     scripted = False
 
-    def __init__(self, model: VisionLanguageModel, *, temperature: float, max_new_tokens: int, history: int) -> None:
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        *,
+        temperature: float,
+        max_new_tokens: int,
+        history: int,
+        by_parts: bool = False,
+    ) -> None:
         self.model, self.temperature = model, temperature
         self.max_new_tokens, self.history = max_new_tokens, history
+        self.by_parts = by_parts
 
     @property
     def revision(self) -> str:
@@ -105,7 +117,7 @@ class RandomPolicy:
     """The floor: any action of the grammar."""
 
     revision = "random"
-    scripted = False
+    scripted = by_parts = False
 
     def act(self, situations: Sequence[Situation]) -> list[Reply]:
         return [Reply(random_action(np.random.default_rng(s.seed), s.skill_set), 0.0) for s in situations]
@@ -115,6 +127,7 @@ class PlannerPolicy:
     """The ceiling: the scripted planner, with a share of random actions if ``noise`` is above 0."""
 
     scripted = True
+    by_parts = False
 
     def __init__(self, noise: float = 0.0) -> None:
         self.noise = noise
@@ -136,6 +149,7 @@ class NearMissPolicy:
 
     revision = "near-miss"
     scripted = True
+    by_parts = False
 
     def act(self, situations: Sequence[Situation]) -> list[Reply]:
         return [Reply(self._next(s.world, s.history), 0.0) for s in situations if s.world is not None]
@@ -183,6 +197,7 @@ class _Lane:
         self.world, self.task, self.seed, self.policy = world, task, seed, policy
         self.id = episode_id(task, policy, seed)
         self.actions: list[str] = []
+        self.told = steps_of(task.instruction) if policy.by_parts else [task.instruction]
         self.made = Recording()
         self.finished = False
         self.picture, _ = world.reset(seed=seed, options={"task": task})
@@ -191,11 +206,13 @@ class _Lane:
     def situation(self) -> Situation:
         draw = np.random.SeedSequence([self.seed, len(self.actions)]).generate_state(1, np.uint64)[0]
         world = self.world if self.policy.scripted else None
-        return Situation(
-            self.task.instruction, self.picture, tuple(self.actions), int(draw) >> 1, world, self.world.skill_set
-        )
+        return Situation(self.told[0], self.picture, tuple(self.actions), int(draw) >> 1, world, self.world.skill_set)
 
     def step(self, reply: Reply, prompt: str) -> None:
+        """Performs the reply, save where it is the Done of one part of several: then the next part is asked about."""
+        if reply.text.strip() == DONE and len(self.told) > 1:
+            del self.told[0]
+            return
         well_formed = parse_action(reply.text, self.world.skill_set) is not None
         self.made.steps.append(
             Step(

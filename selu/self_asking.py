@@ -1,7 +1,7 @@
 """Self-asking: the critic turns an instruction into questions about a frame, answers them itself and so judges it.
 
-Phases, each one batched call over all claims of a shard: (1) the critic writes its questions, each with the answer that
-speaks for "done"; (2) every question is also asked in other words; (3) yes/no questions are scored, open ones are
+Phases, each one batched call over all claims of a shard: (1) the critic writes its questions about each step of the
+instruction, each with the answer that speaks for "done"; (2) every question is also asked in other words; (3) yes/no questions are scored, open ones are
 generated; (4) answers become votes, votes become a verdict. A verdict is accepted only when all ways of asking agree
 with enough confidence; whatever is not accepted stays as a row with its reason. SELU (arXiv 2410.03303), section on
 self-asking; agreement between ways of asking is ours.
@@ -49,8 +49,8 @@ def judge_by_asking(
 ) -> tuple[list[Question], list[Answer], list[Verdict]]:
     """One verdict a claim, in the order of the claims, with all questions and answers behind them."""
     # Questions depend on the instruction; one list for each episode keeps episodes independent of their shard.
-    asked = list(dict.fromkeys((claim.episode_id, claim.instruction) for claim in claims))
-    looked_at = {(claim.episode_id, claim.instruction): claim.frame_index for claim in claims}
+    asked = list(dict.fromkeys((claim.episode_id, part) for claim in claims for part in steps_of(claim.instruction)))
+    looked_at = {(claim.episode_id, part): claim.frame_index for claim in claims for part in steps_of(claim.instruction)}
     replies = critic.generate(
         [
             Prompt((frames.picture(episode, looked_at[episode, text]),), ask_prompt(text, critic.prompt_style))
@@ -65,16 +65,22 @@ def judge_by_asking(
     groups: dict[Claim, list[list[Question]]] = {}
     unreadable: dict[Claim, str] = {}
     for claim in claims:
-        try:
-            written = lists[claim.episode_id, claim.instruction].text
-            pairs = parse_questions(written, settings.max_questions, critic.prompt_style)
-        except ValueError as error:
-            unreadable[claim] = f"the critic's own questions cannot be read: {error}"
-            continue
-        spoken = " ".join(f"{question} {expected}" for question, expected in pairs)
-        missing = mentioned_objects(claim.instruction) - mentioned_objects(spoken)
-        if missing:
-            unreadable[claim] = f"the critic's own questions do not ask about: {', '.join(sorted(missing))}"
+        pairs: list[tuple[str, str]] = []
+        for part in steps_of(claim.instruction):
+            try:
+                written = parse_questions(
+                    lists[claim.episode_id, part].text, settings.max_questions, critic.prompt_style
+                )
+            except ValueError as error:
+                unreadable[claim] = f"the critic's own questions cannot be read: {error}"
+                break
+            spoken = " ".join(f"{question} {expected}" for question, expected in written)
+            missing = mentioned_objects(part) - mentioned_objects(spoken)
+            if missing:
+                unreadable[claim] = f"the critic's own questions do not ask about: {', '.join(sorted(missing))}"
+                break
+            pairs += [pair for pair in written if pair not in pairs]
+        if claim in unreadable:
             continue
         groups[claim] = []
         for text, expected in pairs:
@@ -93,10 +99,13 @@ def judge_by_asking(
 
     verdicts = []
     for claim in claims:
-        reply = lists[claim.episode_id, claim.instruction]
         evidence: dict[str, Any] = {
             "by": "self-asking",
-            "asked": {"text": reply.text, "confidence": round(reply.confidence, 6)},
+            "asked": [
+                {"instruction": part, "text": reply.text, "confidence": round(reply.confidence, 6)}
+                for part in steps_of(claim.instruction)
+                for reply in (lists[claim.episode_id, part],)
+            ],
         }
         if claim in unreadable:
             evidence["questions"] = []

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 
 from selu.config import SelfAskingSettings
-from selu.deeds import could_have_done, deeds_of
+from selu.deeds import Deed, could_have_done, deed_that_did, deeds_of
 from selu.errors import TerminalError
 from selu.frames import FrameTable, steps_by_episode
 from selu.judging import Said, direct_verdicts, majority_verdicts, refined_verdict
@@ -57,15 +57,24 @@ def ask(
     return questions, answers, verdicts
 
 
+def _shown(deeds: Sequence[Deed]) -> list[dict[str, object]]:
+    return [{"step": deed.step, "action": deed.action} for deed in deeds if deed.seen]
+
+
 def _judge_by_deeds(claim: Claim, steps: Sequence[Step], frames: FrameTable, critic: VisionLanguageModel) -> Verdict:
     """What the actor did, taken for what was done; the critic is not asked (an ablation)."""
     deeds = deeds_of((step for step in steps if step.step < claim.frame_index), frames)
-    able = None if deeds is None else could_have_done(claim.instruction, deeds)
+    able = could_have_done(claim.instruction, deeds)
     side: Judgement = "unsure" if able is None else "yes" if able else "no"
-    shown = [{"step": deed.step, "action": deed.action} for deed in deeds or ()]
-    evidence = {"by": "deeds", "questions": [], "deeds": shown}
+    evidence = {"by": "deeds", "questions": [], "deeds": _shown(deeds)} | _doing(claim.instruction, deeds)
     reason = "what the actor did, and nothing else"
     return verdict_row(claim, side, 1.0, evidence, reason, critic.revision, accepted=able is not None)
+
+
+def _doing(instruction: str, deeds: Sequence[Deed]) -> dict[str, int]:
+    """Evidence: the step that did it, if one did."""
+    deed = deed_that_did(instruction, deeds)
+    return {} if deed is None else {"done_by_step": deed.step}
 
 
 def _weigh_deeds(verdict: Verdict, steps: Sequence[Step], frames: FrameTable) -> Verdict:
@@ -73,15 +82,16 @@ def _weigh_deeds(verdict: Verdict, steps: Sequence[Step], frames: FrameTable) ->
 
     Without a deed that could have done it, no "yes" is accepted. With one, a single way of asking that says "yes", or
     that is unsure, is enough; only where every way says "no" is there a contradiction, which is left to nobody to learn.
+    What the critic's answers alone say stays in the evidence (`answers_say`).
     """
-    deeds = deeds_of(steps, frames)
-    able = None if deeds is None else could_have_done(verdict.instruction, deeds)
-    if deeds is None or able is None:
+    deeds = deeds_of((step for step in steps if step.step < verdict.frame_index), frames)
+    able = could_have_done(verdict.instruction, deeds)
+    if able is None:
         return verdict
     evidence = json.loads(verdict.evidence)
-    evidence["deeds"] = [{"step": deed.step, "action": deed.action} for deed in deeds]
-    direct = [entry["answer"] for entry in evidence["questions"] if entry["group"] == -1]
-    side, accepted, reason = verdict.verdict, verdict.accepted, verdict.reason
+    evidence |= {"deeds": _shown(deeds), "answers_say": verdict.verdict} | _doing(verdict.instruction, deeds)
+    direct = {entry["answer"]: entry["confidence"] for entry in evidence["questions"] if entry["group"] == -1}
+    side, accepted, reason, confidence = verdict.verdict, verdict.accepted, verdict.reason, verdict.confidence
     if not able:
         if side == "yes":
             accepted, reason = False, f"nothing that the actor did and that could be seen would have done it; {reason}"
@@ -89,10 +99,11 @@ def _weigh_deeds(verdict: Verdict, steps: Sequence[Step], frames: FrameTable) ->
         accepted, reason = False, f"the actor did what could have done it, but {reason}"
     elif side != "yes" or not accepted:
         side, accepted, reason = "yes", True, f"the actor did what could have done it, although {reason}"
+        confidence = direct.get("yes", confidence)
     return verdict_row(
         Claim(verdict.episode_id, verdict.frame_index, verdict.instruction),
         side,
-        verdict.confidence,
+        confidence,
         {key: value for key, value in evidence.items() if key != "critic"},
         reason,
         evidence["critic"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -113,8 +114,11 @@ def decide_on_critic(
         rehearsed = _rehearsed() if rehearses else []
         signs: list[CriticSigns] = []
         for model, refs in ((before, judgements), (candidate, rejudgements)):
+            # What the answers alone say: a verdict that already contains the direct one would agree with itself.
             said: dict[tuple[str, str, int], Judgement] = {
-                (row.episode_id, row.instruction, row.frame_index): row.verdict
+                (row.episode_id, row.instruction, row.frame_index): json.loads(row.evidence).get(
+                    "answers_say", row.verdict
+                )
                 for row in read_all(store, refs, "verdicts", Verdict)
             }
             asked = [said[row.episode_id, row.instruction, row.length] for row in known]

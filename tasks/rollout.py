@@ -73,6 +73,7 @@ class PolicyChoice(Value):
     model: Model | None = Field(default=None, description="the actor's; None for a scripted policy")
     temperature: float = 0.0
     history: int = 0
+    by_parts: bool = Field(default=False, description="instructions of several steps are put to it step by step")
     noise: float = Field(default=0.0, description="share of the planner's actions that are replaced by random ones")
 
     def config(self) -> dict[str, Json]:
@@ -222,4 +223,5 @@ def _acting(policy: PolicyChoice, store: Store) -> Policy:
         temperature=policy.temperature,
         max_new_tokens=policy.model.settings.max_new_tokens,
         history=policy.history,
+        by_parts=policy.by_parts,
     )

@@ -339,7 +339,7 @@ class _Judging:
             confidence=row.confidence,
             accepted=row.accepted,
             reason=row.reason,
-            written=evidence.get("asked", {}).get("text", ""),
+            written="; ".join(asked["text"] for asked in evidence.get("asked", [])),
             asked=self._asked(evidence["questions"]),
         )
 

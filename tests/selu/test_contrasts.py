@@ -75,3 +75,28 @@ def test_a_thing_out_of_view_is_no_sign_that_several_steps_were_not_done() -> No
     asked = {claim.instruction for claim in claims}
     assert "open the drawer" in asked, "the like was done to the fridge"
     assert text not in asked
+
+
+def _instructions_asked(instructions: list[str]) -> set[tuple[int, str]]:
+    script = {
+        **_glances(30, opened="fridge", held="mug", seen="fridge, mug, drawer"),
+        **_glances(40, opened="drawer", seen="fridge, drawer"),
+    }
+    episode, _, frames = make_episode("f", "open the fridge", ["MoveAhead"], [30, 40])
+    claims = contrast_claims(
+        [episode], frames, [], [], ScriptedModel(script), instructions=instructions, per_episode=400, seed=0
+    )
+    return {(claim.frame_index, claim.instruction) for claim in claims}
+
+
+def test_the_critic_imagines_instructions_about_what_it_sees() -> None:
+    asked = _instructions_asked(["open the fridge"])
+    assert asked >= {(0, "pick up the mug"), (1, "open the drawer"), (0, "open the drawer"), (1, "close the fridge")}
+    assert not any(" and then " in text for _, text in asked), "no instruction of the round has several steps"
+
+
+def test_instructions_of_two_steps_are_made_in_the_forms_that_a_round_has() -> None:
+    asked = _instructions_asked(["open the fridge", "open the box and then pick up the cup"])
+    joined = "open the fridge and then pick up the mug"
+    assert (0, joined) in asked, "it seems done here"
+    assert not any(text.startswith("pick up") and " and then " in text for _, text in asked), "not the other way round"

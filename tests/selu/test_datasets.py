@@ -92,9 +92,25 @@ def test_critic_learns_from_verdicts_relabels_and_the_frame_before() -> None:
     assert not any("box" in row.prompt for row in lineage(dataset))
 
 
+def test_right_before_its_own_deed_nothing_was_done_yet() -> None:
+    episode, steps, frames = OPENED
+    questions, answers, verdicts = ask([episode], frames, ScriptedModel(SCRIPT), SelfAskingSettings(), steps=steps)
+    rows = lineage(critic_rows([episode], frames, questions, answers, verdicts, [], NO_REPLAY, seed=0))
+    told = {(row.source, row.frame_indices, row.completion) for row in rows}
+    assert {("verdict", (3,), "yes"), ("before_deed", (1,), "no")} <= told
+
+
+def test_the_critic_rehearses_the_questions_that_it_wrote_itself() -> None:
+    every = NO_REPLAY.model_copy(update={"questions_per_verdict": 10.0})
+    rows = lineage(_critic(_judged([OPENED, MISSED, OTHER], SCRIPT), every))
+    asking = [(row.prompt, row.completion) for row in rows if row.source == "asking"]
+    assert asking == [(ask_prompt("open the fridge"), "Is the fridge open? yes")]
+
+
 def test_rows_have_the_prompts_that_the_models_are_run_with() -> None:
     rows = _judged([OPENED, MISSED, OTHER], SCRIPT)
-    shown = {row.prompt for row in lineage(_critic(rows, style="full"))}
+    every = NO_REPLAY.model_copy(update={"questions_per_verdict": 10.0})
+    shown = {row.prompt for row in lineage(_critic(rows, every, style="full"))}
     assert verdict_prompt("open the fridge", "full") in shown
     assert question_prompt("Is the fridge open?", "full") in shown
     assert not shown & {row.prompt for row in lineage(_critic(rows))}

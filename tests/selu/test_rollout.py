@@ -102,6 +102,25 @@ class Repeating(ScriptedModel):
         return self.action, 0.5
 
 
+class Obeying(ScriptedModel):
+    """An actor that turns as it is told, and says Done when it sees in its own history that it did."""
+
+    def _answer(self, prompt: Prompt) -> tuple[str, float]:
+        told = "RotateRight" if "turn right" in prompt.text else "RotateLeft"
+        return ("Done" if prompt.text.count(told) else told), 0.5
+
+
+def test_in_practice_several_steps_are_put_to_the_actor_one_by_one(tasks: list[Task]) -> None:
+    task = tasks[0].model_copy(update={"instruction": "turn right and then turn left"})
+    for by_parts, played in ((True, ["RotateRight", "RotateLeft", "Done"]), (False, ["RotateRight", "Done"])):
+        actor = ActorPolicy(Obeying({}), temperature=0.0, max_new_tokens=4, history=4, by_parts=by_parts)
+        made = roll_out([task], [0], actor, worlds(1))
+        assert [step.action for step in made.steps] == played
+        assert [episode.instruction for episode in made.episodes] == [task.instruction]
+        last = made.steps[-1].prompt
+        assert last == act_prompt("turn left" if by_parts else task.instruction, played[:-1])
+
+
 @pytest.mark.parametrize("who", ["planner", "actor"])
 def test_what_was_lived_holds_no_truth(tasks: list[Task], who: str) -> None:
     actor = ActorPolicy(Repeating("RotateRight"), temperature=0.0, max_new_tokens=4, history=3)

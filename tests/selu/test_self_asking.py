@@ -221,7 +221,8 @@ def test_the_first_of_two_things_is_judged_where_it_was_last_in_view() -> None:
     text = "open the fridge and then pick up the mug"
     episode, _, frames = make_episode("e", text, ["Open(Fridge)", "RotateLeft", "PickUp(Mug)"], [10, 20, 30, 40])
     script: Script = {
-        (None, ask_prompt(text)): "Is the fridge open? yes; Are you holding the mug? yes",
+        (None, ask_prompt("open the fridge")): "Is the fridge open? yes",
+        (None, ask_prompt("pick up the mug")): "Are you holding the mug? yes",
         (None, "Is the fridge in view?"): "no",
         (20, "Is the fridge in view?"): "yes",
         (None, "Is the mug in view?"): "no",
