@@ -246,7 +246,7 @@ class SelfAskingSettings(_Section):
         default=True, description="what the actor did is evidence too: no done label without an action that showed"
     )
     contrasts: int = Field(
-        default=8,
+        default=16,
         ge=0,
         le=1000,
         description="further claims judged for each episode, for labels of both kinds, by fours; 0: none",
@@ -274,6 +274,9 @@ class DatasetSettings(_Section):
     negatives_per_positive: float = Field(
         default=1.0, ge=0.0, le=100.0, description="`no` rows kept for each `yes` row in the critic's dataset"
     )
+    repeats: int = Field(
+        default=3, ge=1, le=100, description="times that a `yes` row may come, each time with other `no` rows"
+    )
     questions_per_verdict: float = Field(
         default=0.25, ge=0.0, le=100.0, description="rows of the critic's own questions kept for each verdict row"
     )
@@ -298,9 +301,12 @@ class FinetuningSettings(_Section):
     learning_rate: float = Field(default=1e-3, gt=0.0, le=1.0, description="peak learning rate")
     epochs: float = Field(default=6.0, gt=0.0, le=1000.0, description="passes over the dataset version")
     max_steps: int = Field(
-        default=400, ge=-1, description="no more optimiser steps than these, however many rows; -1: as epochs say"
+        default=500, ge=-1, description="no more optimiser steps than these, however many rows; -1: as epochs say"
     )
     batch_size: int = Field(default=32, ge=1, le=4096, description="rows in an optimiser step")
+    weigh: Literal["rows", "tokens"] = Field(
+        default="rows", description="what counts the same in the loss: each row, however long, or each token of it"
+    )
     warmup_ratio: float = Field(default=0.05, ge=0.0, lt=1.0, description="share of the steps that warm up")
     weight_decay: float = Field(default=0.0, ge=0.0, le=1.0, description="AdamW's weight decay")
     threads: int = Field(
@@ -319,6 +325,9 @@ class ActorFinetuningSettings(FinetuningSettings):
     """The actor's, which has a third of the critic's rows."""
 
     epochs: float = Field(default=12.0, gt=0.0, le=1000.0, description="passes over the dataset version")
+    weigh: Literal["rows", "tokens"] = Field(
+        default="tokens", description="what counts the same in the loss: each row, however long, or each token of it"
+    )
     max_steps: int = Field(
         default=450, ge=-1, description="no more optimiser steps than these, however many rows; -1: as epochs say"
     )

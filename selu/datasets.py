@@ -171,13 +171,16 @@ def _consistent(rows: Iterable[_Row]) -> list[_Row]:
     return [same[0] for same in by_sight.values() if len({row.completion for row in same}) == 1]
 
 
-def _balanced(rows: Sequence[_Row], negatives_per_positive: float, seed: int) -> list[list[_Row]]:
+def _balanced(
+    rows: Sequence[_Row], negatives_per_positive: float, seed: int, *, repeats: int = 1
+) -> list[list[_Row]]:
     """Units of one `yes` row and its share of `no` rows about the same prompt, in seeded order.
 
-    What a prompt has too many of is left out, so that it gives its label away as little as the data allow. Hard
-    negatives come first: the frame right before the goal was reached, then in turn pictures in which the like was done
-    to another thing (so that the picture does not give the label away either) and any others. A ratio of 0 keeps all
-    `yes` rows and no other.
+    What a prompt has too many of is left out, so that it gives its label away as little as the data allow; but a `yes`
+    row may come up to `repeats` times, each with other `no` rows, of which there are many more: they show what "done"
+    hangs on. Hard negatives come first: the frame right before the goal was reached, then in turn pictures in which the
+    like was done to another thing (so that the picture does not give the label away either) and any others. A ratio of 0
+    keeps all `yes` rows and no other.
     """
     by_prompt: dict[str, tuple[list[_Row], list[_Row]]] = {}
     for row in rows:
@@ -187,13 +190,18 @@ def _balanced(rows: Sequence[_Row], negatives_per_positive: float, seed: int) ->
     for positives, negatives in by_prompt.values():
         positives.sort(key=lambda row: _row_rank(seed, row))
         negatives = _in_turn(sorted(negatives, key=lambda row: _row_rank(seed, row)), done_there)
+        count = len(positives)
         if negatives_per_positive > 0:
-            negatives = negatives[: round(len(positives) * negatives_per_positive)]
-            positives = positives[: math.ceil(len(negatives) / negatives_per_positive)]
+            negatives = negatives[: round(count * repeats * negatives_per_positive)]
+            count = min(count * repeats, math.ceil(len(negatives) / negatives_per_positive))
         else:
             negatives = []
-        units += [[row, *negatives[place :: len(positives)]] for place, row in enumerate(positives)]
-    return sorted(units, key=lambda unit: _row_rank(seed, unit[0]))
+        units += [
+            (place // len(positives), [positives[place % len(positives)], *negatives[place::count]])
+            for place in range(count)
+        ]
+    # Nothing comes again before everything came once.
+    return [unit for _, unit in sorted(units, key=lambda item: (item[0], _row_rank(seed, item[1][0])))]
 
 
 def _in_turn(negatives: Sequence[_Row], done_there: set[tuple[str, bytes]]) -> list[_Row]:
@@ -358,7 +366,8 @@ def critic_rows(
     answered = {answer.question_id: answer for answer in answers}
     room = _own_room(settings)
     judged = _consistent(_verdict_rows(known, table, asked, verdicts, relabels, style))
-    own = _take(_balanced(judged, settings.negatives_per_positive, seed), room)
+    units = _balanced(judged, settings.negatives_per_positive, seed, repeats=settings.repeats)
+    own = _take(units, int(room / (1 + settings.questions_per_verdict)))
 
     agreed = _consistent(_question_rows(known, table, asked, answered, verdicts, relabels, style))
     closed = _balanced([row for row in agreed if is_yes_no(row.prompt)], 1.0, seed)

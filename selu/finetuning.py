@@ -15,7 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from datasets import Dataset
@@ -66,7 +66,9 @@ class CurvePoint(Record):
 
     step: int = Field(description="1, 2, ...")
     epoch: float
-    loss: float = Field(description="mean negative log-likelihood of a completion's token, in nats")
+    loss: float = Field(
+        description="mean negative log-likelihood of a completion's token, in nats, weighed as the settings say"
+    )
     learning_rate: float
     grad_norm: float = Field(description="before clipping at 1")
 
@@ -116,7 +118,7 @@ def finetune(
         callbacks: list[TrainerCallback] = [curve]
         if "tensorboard" in report_to and log_dir is not None:
             callbacks.append(_tensorboard(log_dir))
-        trainer = SFTTrainer(
+        trainer = _Trainer(
             model=model,
             args=_trainer_settings(
                 settings, len(rows), seed, scratch, device, [name for name in report_to if name != "tensorboard"]
@@ -125,14 +127,36 @@ def finetune(
             processing_class=processor,
             callbacks=callbacks,
         )
+        trainer.weigh = settings.weigh
         _collate_once(trainer, settings.target)
         # It prints every log line; progress is told through `progress`.
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-        count_tokens(trained=curve.tokens)
+        count_tokens(trained=trainer.tokens)
         _save(trainer.model, out, label=source.label, revision=source.revision)
     write_table(out / "curves.parquet", curve.points, CurvePoint)
     return curve.points
+
+
+class _Trainer(SFTTrainer):
+    """A trainer whose loss may count each row the same, however long its completion.
+
+    By tokens, as is usual, a list of questions to rehearse weighs as much as twenty verdicts of one word.
+    """
+
+    loss_is_scaled_for_ga = False  # type: ignore[assignment]
+    weigh: Literal["rows", "tokens"] = "tokens"
+    tokens = 0
+    """Of all rows that were trained on so far, padding left out."""
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        outputs = model(**inputs, use_cache=False, fused_lm_head=True)
+        self.tokens += int(inputs["attention_mask"].sum())
+        if self.weigh == "tokens":
+            return -outputs.log_probs.sum() / outputs.label_mask.sum().clamp(min=1)
+        return (-outputs.log_probs.sum(dim=1) / outputs.label_mask.sum(dim=1).clamp(min=1)).mean()
 
 
 def _collate_once(trainer: Any, target: str) -> None:
@@ -286,14 +310,11 @@ class _Curve(TrainerCallback):
 
     def __init__(self, progress: Progress | None) -> None:
         self.points: list[CurvePoint] = []
-        self.tokens = 0
-        """Of all rows that were trained on so far, padding left out."""
         self.progress = progress
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs is None or "loss" not in logs:  # the summary at the end
             return
-        self.tokens = int(logs["num_tokens"])
         loss = float(logs["loss"])
         if not math.isfinite(loss):
             raise TerminalError(

@@ -140,10 +140,14 @@ def test_each_instruction_has_as_many_yes_as_no_rows() -> None:
     rows = _judged([*cases, *never], script)
     counts = Counter(turn for turn in _turns(_critic(rows)) if turn[0].endswith("Was it done?"))
     fridge = verdict_prompt("open the fridge")
-    assert counts == {(fridge, "yes"): 2, (fridge, "no"): 2}
+    assert counts == {(fridge, "yes"): 6, (fridge, "no"): 6}, "two successes, three times each"
+    told = [row for row in lineage(_critic(rows)) if row.prompt == fridge and row.completion == "no"]
+    assert len({(row.episode_id, row.frame_indices) for row in told}) == 6, "each time with another failure"
+    once = NO_REPLAY.model_copy(update={"repeats": 1})
+    assert Counter(_turns(_critic(rows, once)))[fridge, "yes"] == Counter(_turns(_critic(rows, once)))[fridge, "no"] == 2
     # Hard negatives are the ones that are kept.
-    assert any(row.source == "before_relabel" for row in lineage(_critic(rows)))
-    doubled = _critic(rows, DatasetSettings(questions_per_verdict=1.0, replay=0.0, negatives_per_positive=2.0))
+    assert any(row.source == "before_relabel" for row in lineage(_critic(rows, once)))
+    doubled = _critic(rows, once.model_copy(update={"negatives_per_positive": 2.0}))
     assert Counter(_turns(doubled))[fridge, "no"] == 4
     alone = _critic(rows, DatasetSettings(questions_per_verdict=1.0, replay=0.0, negatives_per_positive=0.0))
     assert Counter(_turns(alone))[fridge, "no"] == 0
@@ -209,8 +213,8 @@ def test_rehearsal_is_the_asked_share_and_never_carried_over() -> None:
 
 def test_max_rows_is_kept_with_rehearsal_and_without_splitting_pairs() -> None:
     rows = _judged([OPENED, MISSED, OTHER], SCRIPT)
-    dataset = _critic(rows, DatasetSettings(questions_per_verdict=1.0, replay=0.5, max_rows=5), replay=_rehearsal(100))
-    assert len(dataset) <= 5
+    dataset = _critic(rows, DatasetSettings(questions_per_verdict=1.0, replay=0.5, max_rows=9), replay=_rehearsal(100))
+    assert len(dataset) <= 9
     counts = Counter(turn[1] for turn in _turns(dataset) if turn[0].endswith("Was it done?"))
     assert counts["yes"] == counts["no"] == 1
 
