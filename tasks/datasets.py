@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["make_actor_dataset", "make_critic_dataset", "read_dataset"]
 
 _MODULES = ("selu.datasets", "selu.prompting", "selu.frames")
-CRITIC_DATASET = Stage(name="critic-dataset", version=2, modules=_MODULES)
+CRITIC_DATASET = Stage(name="critic-dataset", version=3, modules=_MODULES)
 ACTOR_DATASET = Stage(name="actor-dataset", version=2, modules=_MODULES)
 
 

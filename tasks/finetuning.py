@@ -16,7 +16,7 @@ from selu.tasks.stages import Made, Model, Shard, Stage, device_type_of, make, s
 __all__ = ["finetune_model"]
 
 FINETUNING = Stage(
-    name="finetuning", version=2, modules=("selu.finetuning", "selu.examples", "selu.models.transformers_engine")
+    name="finetuning", version=3, modules=("selu.finetuning", "selu.examples", "selu.models.transformers_engine")
 )
 
 

@@ -40,7 +40,7 @@ from selu.tasks.stages import (
 __all__ = ["Guarded", "decide_on_actor", "decide_on_critic"]
 
 _MODULES = ("selu.guards", "selu.judging", "selu.prompting", "selu.frames")
-CRITIC_GUARD = Stage(name="critic-guard", version=1, modules=(*_MODULES, "selu.base_model.packaging"))
+CRITIC_GUARD = Stage(name="critic-guard", version=2, modules=(*_MODULES, "selu.base_model.packaging"))
 ACTOR_GUARD = Stage(name="actor-guard", version=1, modules=(*_MODULES, "selu.worlds.actions"))
 
 _FILE = "guard.json"

@@ -29,7 +29,7 @@ __all__ = ["relabel_episodes"]
 
 HINDSIGHT = Stage(
     name="hindsight",
-    version=2,
+    version=3,
     modules=(
         "selu.hindsight",
         "selu.questions",

@@ -32,7 +32,7 @@ __all__ = ["OWN", "ProbeVerdict", "judge_own", "judge_probe", "read_probe"]
 
 JUDGING = Stage(
     name="judging",
-    version=2,
+    version=3,
     modules=("selu.judging", "selu.questions", "selu.self_asking", "selu.verdicts", "selu.prompting", "selu.frames"),
 )
 
