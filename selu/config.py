@@ -275,12 +275,12 @@ class DatasetSettings(_Section):
         default=1.0, ge=0.0, le=100.0, description="`no` rows kept for each `yes` row in the critic's dataset"
     )
     repeats: int = Field(
-        default=3, ge=1, le=100, description="times that a `yes` row may come, each time with other `no` rows"
+        default=5, ge=1, le=100, description="times that a `yes` row may come, each time with other `no` rows"
     )
     questions_per_verdict: float = Field(
-        default=0.25, ge=0.0, le=100.0, description="rows of the critic's own questions kept for each verdict row"
+        default=0.2, ge=0.0, le=100.0, description="rows of the critic's own questions kept for each verdict row"
     )
-    max_rows: int = Field(default=5_000, ge=1, le=10_000_000, description="most rows of a dataset version")
+    max_rows: int = Field(default=8_000, ge=1, le=10_000_000, description="most rows of a dataset version")
     reuse_previous_rounds: bool = Field(default=True, description="also take what earlier rounds of this run labelled")
 
 
@@ -301,7 +301,7 @@ class FinetuningSettings(_Section):
     learning_rate: float = Field(default=1e-3, gt=0.0, le=1.0, description="peak learning rate")
     epochs: float = Field(default=6.0, gt=0.0, le=1000.0, description="passes over the dataset version")
     max_steps: int = Field(
-        default=500, ge=-1, description="no more optimiser steps than these, however many rows; -1: as epochs say"
+        default=600, ge=-1, description="no more optimiser steps than these, however many rows; -1: as epochs say"
     )
     batch_size: int = Field(default=32, ge=1, le=4096, description="rows in an optimiser step")
     weigh: Literal["rows", "tokens"] = Field(
