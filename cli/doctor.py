@@ -7,48 +7,70 @@ import platform
 import shutil
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from selu.config import Settings
-from selu.errors import SeluError
+import numpy as np
+
+from selu.config import ModelSettings, Settings, scenes_of_split
+from selu.errors import ConfigError, SeluError, WorldError
 from selu.rounds import Workspace, finished_rounds
+
+if TYPE_CHECKING:
+    from selu.worlds.base import Frame
 
 __all__ = ["Finding", "examine"]
 
 _PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "prefect", "duckdb", "pyarrow", "ai2thor", "gymnasium")
-# A round of the default settings leaves about 200 MB; adapters of large models are far larger.
+# A round of the default settings leaves about 300 MB; adapters of large models are far larger.
 _DISK_BYTES = 2 * 1024**3
+_MEMORY_BYTES = 3 * 1024**3
+_STEPS = 12
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at."""
+    """One thing that was looked at. A `note` stops nothing; `mend` is a command or a setting, if there is one."""
 
     what: str
-    fine: bool
+    state: Literal["ok", "note", "bad"]
     text: str
+    mend: str = ""
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Look at everything that a round with these settings needs; the world last, because it takes longest."""
+    """Look at everything that a round with these settings needs; what takes longest comes last."""
     yield Finding(
         "Python",
-        sys.version_info >= (3, 11),
+        "ok" if sys.version_info >= (3, 11) else "bad",
         f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
     )
     yield _packages()
+    yield _memory()
+    yield _gpu(settings)
     yield from _disk(settings)
-    for name in ("actor", "critic"):
-        yield _tried(name, lambda name=name: _model(settings, name))  # type: ignore[misc]
-    yield _tried("world", lambda: _world(settings))
+    yield _prefect(settings)
+    yield from _screen(settings)
+    frames: list[Frame] = []
+    yield _tried("world", lambda: _world(settings, frames))
+    looked_at = frames[-1] if frames else np.full((settings.world.height, settings.world.width, 3), 127, dtype=np.uint8)
+    if settings.actor == settings.critic:
+        yield _tried("model of actor and critic", lambda: _model(settings.actor, looked_at))
+        return
+    yield _tried("actor's model", lambda: _model(settings.actor, looked_at))
+    yield _tried("critic's model", lambda: _model(settings.critic, looked_at))
 
 
 def _tried(what: str, look: Callable[[], str]) -> Finding:
     try:
-        return Finding(what, True, look())
+        return Finding(what, "ok", look())
     except SeluError as error:
-        return Finding(what, False, str(error))
+        return Finding(what, "bad", str(error))
+
+
+# The machine -----------------------------------------------------------------------------------------------------------
 
 
 def _packages() -> Finding:
@@ -59,10 +81,50 @@ def _packages() -> Finding:
         except PackageNotFoundError:
             missing.append(name)
     if missing:
+        return Finding("packages", "bad", f"missing: {', '.join(missing)}", f"pip install {' '.join(missing)}")
+    return Finding("packages", "ok", ", ".join(found))
+
+
+def _memory() -> Finding:
+    try:
+        page = os.sysconf("SC_PAGE_SIZE")
+        whole, free = page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return Finding("memory", "note", "this system does not tell how much memory it has")
+    text = f"{whole / 1024**3:.1f} GiB, {free / 1024**3:.1f} GiB of it unused"
+    if whole < _MEMORY_BYTES:
+        return Finding("memory", "note", f"{text}; a default round wants 3 GiB", "rollout.players=2 needs less")
+    return Finding("memory", "ok", text)
+
+
+def _gpu(settings: Settings) -> Finding:
+    import torch
+
+    wanted = [model.device for model in (settings.actor, settings.critic) if model.device not in ("cpu", "auto")]
+    if torch.cuda.is_available():
+        cards = []
+        for number in range(torch.cuda.device_count()):
+            free, whole = torch.cuda.mem_get_info(number)
+            name = torch.cuda.get_device_name(number)
+            cards.append(f"{name}, {free / 1024**3:.0f} of {whole / 1024**3:.0f} GiB free")
+        unused = "" if wanted else "; the settings use the CPU: actor.device=cuda critic.device=cuda take it"
+        return Finding("GPU", "ok", f"torch {torch.__version__}: {'; '.join(cards)}{unused}")
+    if torch.backends.mps.is_available():
+        return Finding("GPU", "ok", f"torch {torch.__version__}: Apple GPU (mps)")
+    if shutil.which("nvidia-smi"):
         return Finding(
-            "packages", False, f"missing: {', '.join(missing)}; install the project again with its dependencies"
+            "GPU",
+            "bad" if wanted else "note",
+            f"there is an NVIDIA driver, but torch {torch.__version__} does not see its GPU",
+            "install a torch build for CUDA (see pytorch.org), or check the driver with nvidia-smi",
         )
-    return Finding("packages", True, ", ".join(found))
+    return Finding(
+        "GPU",
+        "bad" if wanted else "ok",
+        f"none, torch {torch.__version__} computes on the CPU"
+        + (f"; the settings ask for {wanted[0]}" if wanted else ""),
+        "actor.device=cpu critic.device=cpu" if wanted else "",
+    )
 
 
 def _disk(settings: Settings) -> Iterator[Finding]:
@@ -70,37 +132,128 @@ def _disk(settings: Settings) -> Iterator[Finding]:
     try:
         store = workspace.store()
     except SeluError as error:
-        yield Finding("data", False, str(error))
+        yield Finding("data", "bad", str(error))
         return
     free = shutil.disk_usage(workspace.data_dir).free
     rounds = len(finished_rounds(store))
     text = f"{workspace.data_dir}, {free / 1024**3:.1f} GiB free, {rounds} finished rounds"
     if not os.access(store.root, os.W_OK):
-        yield Finding("data", False, f"{store.root} may not be written; set data_dir to a folder that may")
+        yield Finding("data", "bad", f"{store.root} may not be written", "data_dir=FOLDER")
     elif free < _DISK_BYTES:
-        yield Finding("data", False, f"{text}; a round wants 2 GiB, so free some or set data_dir to another disk")
+        yield Finding("data", "bad", f"{text}; a round wants 2 GiB", "free some, or data_dir=FOLDER on another disk")
     else:
-        yield Finding("data", True, text)
+        yield Finding("data", "ok", text)
 
 
-def _model(settings: Settings, name: str) -> str:
-    from selu.models import model_revision
-    from selu.models.transformers_engine import resolve_device
+def _prefect(settings: Settings) -> Finding:
+    from selu.cli.profile import running_server
 
-    model = settings.actor if name == "actor" else settings.critic
-    resolve_device(model.device)
-    return f"{model.path}, revision {model_revision(model)[:12]}, {model.dtype} on {model.device}"
+    url = os.environ.get("PREFECT_API_URL") or running_server(Workspace.of(settings).prefect_home)
+    if url is None:
+        return Finding("Prefect", "ok", "no server: each command brings its own (`selu ui` starts one that stays)")
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=5.0) as answer:
+            healthy = answer.status == 200
+    except (OSError, ValueError, urllib.error.URLError) as error:
+        return Finding("Prefect", "bad", f"no server answers at {url} ({error})", "start it, or unset PREFECT_API_URL")
+    if not healthy:
+        return Finding("Prefect", "bad", f"the server at {url} says that it is not healthy", "look at its log")
+    return Finding("Prefect", "ok", f"a server at {url}")
 
 
-def _world(settings: Settings) -> str:
-    from selu.rollout import RandomPolicy, roll_out, shared_pool
-    from selu.worlds.tasks import generate_tasks
+def _screen(settings: Settings) -> Iterator[Finding]:
+    """What only a real build of AI2-THOR needs."""
+    world = settings.world
+    if world.name != "thor" or world.embedded:
+        yield Finding("display and Vulkan", "ok", "not needed: the embedded player computes its pictures on the CPU")
+        return
+    if world.platform == "CloudRendering":
+        if shutil.which("vulkaninfo"):
+            yield Finding("Vulkan", "ok", "vulkaninfo is there")
+        else:
+            yield Finding(
+                "Vulkan", "bad", "CloudRendering needs Vulkan, vulkaninfo is missing", "apt-get install vulkan-tools"
+            )
+    elif world.local_executable_path is None and not (world.x_display or os.environ.get("DISPLAY")):
+        yield Finding(
+            "display",
+            "bad",
+            "this build draws on an X display and there is none",
+            "world.platform=CloudRendering, or world.x_display=:0",
+        )
+    else:
+        yield Finding("display", "ok", world.x_display or os.environ.get("DISPLAY") or "the player's own matter")
+
+
+# The world and the models ------------------------------------------------------------------------------------------------
+
+
+def _world(settings: Settings, frames: list[Frame]) -> str:
+    """Start it, act in it, and look at what it shows; the last frame is kept for the models and for a person."""
+    from selu.frames import encode_picture
+    from selu.records import Setup, Task
+    from selu.rollout import shared_pool
+    from selu.worlds.planner import random_action
 
     started = time.perf_counter()
-    with shared_pool(settings.world).worlds(1) as worlds:
+    with shared_pool(settings.world).worlds(1) as (world,):
         up = time.perf_counter()
-        tasks = generate_tasks(settings.tasks, worlds[0], settings.seed, 1)
-        drawn = time.perf_counter()
-        recording = roll_out(tasks, [settings.seed], RandomPolicy(), worlds)
-        rate = len(recording.steps) / (time.perf_counter() - drawn)
-    return f"{settings.world.name} is up after {up - started:.1f} s and makes {rate:.0f} steps/s in one player"
+        task = Task(
+            task_id="0" * 16,
+            scene=(*settings.tasks.scenes, *scenes_of_split(settings.tasks.split))[0],
+            kind="own",
+            instruction="look around",
+            setup=Setup(spawn_seed=settings.seed, position=(0.0, 0.9, 0.0), rotation=0.0),
+        )
+        frame, _ = world.reset(seed=settings.seed, options={"task": task})
+        frames.append(frame)
+        rng = np.random.default_rng(settings.seed)
+        begun = time.perf_counter()
+        for _ in range(_STEPS):
+            text = random_action(rng, world.skill_set)
+            if text != "Done":
+                frame, _, terminated, truncated, _ = world.step(text)
+                frames.append(frame)
+                if terminated or truncated:
+                    world.reset(seed=settings.seed, options={"task": task})
+        rate = _STEPS / (time.perf_counter() - begun)
+    shown = max(frames, key=_colours)
+    frames.append(shown)
+    if _colours(shown) < 3:
+        raise WorldError(
+            f"{settings.world.name} starts, but its frames show {_colours(shown)} colours at most: it does not render. A "
+            "real build needs a GPU with Vulkan (world.platform=CloudRendering) or an X display (world.x_display)."
+        )
+    path = Workspace.of(settings).data_dir / "doctor.png"
+    saved = ""
+    if os.access(path.parent, os.W_OK):
+        path.write_bytes(encode_picture(shown))
+        saved = f"; look at one: {path}"
+    return (
+        f"{settings.world.name} is up after {up - started:.1f} s and makes {rate:.0f} steps/s in one player; frames of "
+        f"{shown.shape[1]}x{shown.shape[0]} with up to {_colours(shown)} colours{saved}"
+    )
+
+
+def _colours(frame: Frame) -> int:
+    return len(np.unique(frame.reshape(-1, 3), axis=0))
+
+
+def _model(model: ModelSettings, frame: Frame) -> str:
+    """One forward pass: a written answer and a choice between yes and no."""
+    from selu.models import Prompt, load_model
+    from selu.prompting import question_prompt
+
+    begun = time.perf_counter()
+    loaded = load_model(model, None)
+    ready = time.perf_counter()
+    prompt = Prompt((frame,), question_prompt("What is in view?", loaded.prompt_style))
+    reply = loaded.generate([prompt], max_new_tokens=min(model.max_new_tokens, 24))[0]
+    scores = loaded.score([prompt], ("yes", "no"))
+    if not np.isfinite(scores).all():
+        raise ConfigError(f"{model.path} answers with numbers that are none; try dtype=float32")
+    answered = time.perf_counter()
+    return (
+        f"{model.path}, revision {loaded.revision[:12]}, {model.dtype} on {model.device}: loaded in {ready - begun:.1f} s, "
+        f"asked what is in view it wrote {reply.text!r} in {answered - ready:.1f} s"
+    )

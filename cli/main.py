@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 import webbrowser
@@ -303,6 +304,53 @@ def compare(
     _out.print(f"Comparison: {out / readme.name if out else readme}", soft_wrap=True)
 
 
+@app.command()
+@_says_errors
+def label(
+    folder: Annotated[Path, typer.Argument(help="A folder with one folder for each recorded episode.")],
+    overrides: Overrides = None,
+    config: ConfigOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FOLDER", help="Copy the two dataset versions there.")
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Judge and relabel [b]recorded trajectories[/b] of your own and make datasets of them. No world is needed.
+
+    Each episode's folder holds episode.json with its instruction and actions, and one picture more than actions, in the
+    order of their names.
+
+    [dim]selu label recordings --out datasets
+    selu label recordings critic.path=/models/my-vlm critic.adapter=/adapters/critic[/dim]
+    """
+    settings = _settings(config, overrides)
+    from selu.recorded import list_recorded
+
+    list_recorded(folder)  # what cannot be is said before anything starts
+
+    def start() -> Any:
+        from selu.flows.labelling import labelling
+
+        return labelling(settings, folder.absolute())
+
+    made = _run_flow(settings, start, verbose=verbose)
+    from selu.recorded import labels_of
+    from selu.rounds import Workspace
+
+    store = Workspace.of(settings).store()
+    table = Table("episode", "instruction", "verdict", "accepted", "relabeled as", box=None, header_style="bold")
+    for row in labels_of(store, made.episodes, made.judgements, made.relabels):
+        table.add_row(*(escape(str(cell)) for cell in row))
+    _out.print(table)
+    for who, ref in (("critic", made.critic_dataset), ("actor", made.actor_dataset)):
+        if ref is None:
+            continue
+        where = store.path(ref)
+        if out is not None:
+            where = Path(shutil.copytree(where, out / who, dirs_exist_ok=True))
+        _out.print(f"Dataset version of the {who}: {where}", soft_wrap=True)
+
+
 def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
 
@@ -452,16 +500,39 @@ def sql(
 
 @app.command()
 @_says_errors
-def doctor(config: ConfigOption = None, overrides: Overrides = None) -> None:
-    """Check that this machine can run a round: packages, disk, models, world. Says what to do about what is wrong."""
+def doctor(
+    config: ConfigOption = None,
+    overrides: Overrides = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="FOLDER_OR_ID", help="Try this model as actor and critic.")
+    ] = None,
+    world: Annotated[str | None, typer.Option("--world", metavar="NAME", help="Try this world.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON and nothing else.")] = False,
+) -> None:
+    """Check that this machine can run a round: packages, memory, GPU, disk, Prefect, display, world, models.
+
+    The world is started and looked at, each model answers a question about what it shows. What is wrong is said with
+    what to do about it; the exit status is 0 if nothing is, else 2.
+
+    [dim]selu doctor
+    selu doctor --model HuggingFaceTB/SmolVLM-256M-Instruct actor.device=cuda critic.device=cuda
+    selu doctor --world thor world.local_executable_path="python my_player.py"[/dim]
+    """
     from selu.cli.doctor import examine
 
-    settings = _settings(config, overrides)
-    findings = list(examine(settings))
-    for finding in findings:
-        mark = "[green]ok[/green]  " if finding.fine else "[red]bad[/red] "
-        _out.print(f"{mark} {finding.what}: {escape(finding.text)}", soft_wrap=True)
-    if not all(finding.fine for finding in findings):
+    more = [] if model is None else [f"actor.path={model}", f"critic.path={model}"]
+    more += [] if world is None else [f"world.name={world}"]
+    settings = _settings(config, overrides, *more)
+    findings = []
+    marks = {"ok": "[green]ok[/green]  ", "note": "[yellow]note[/yellow]", "bad": "[red]bad[/red] "}
+    for finding in examine(settings):
+        findings.append(finding)
+        if not as_json:
+            mend = f" -> {finding.mend}" if finding.mend else ""
+            _out.print(f"{marks[finding.state]} {finding.what}: {escape(finding.text + mend)}", soft_wrap=True)
+    if as_json:
+        print(json.dumps([finding._asdict() for finding in findings], indent=2))
+    if any(finding.state == "bad" for finding in findings):
         raise typer.Exit(2)
 
 

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["API_PORT", "quiet_heartbeat", "server_note", "use_profile"]
+__all__ = ["API_PORT", "quiet_heartbeat", "running_server", "server_note", "use_profile"]
 
 API_PORT = 4200
 
@@ -37,7 +37,7 @@ def server_note(prefect_home: Path) -> Path:
     return prefect_home / "server.json"
 
 
-def _running_server(prefect_home: Path) -> str | None:
+def running_server(prefect_home: Path) -> str | None:
     """Address of the API of a ``selu ui`` over the same database, if one is up: two servers on one SQLite file would
     wait for each other."""
     try:
@@ -69,7 +69,7 @@ def use_profile(prefect_home: Path, *, verbose: bool = False) -> None:
     # Names that change in the next major version are for their authors, not for whoever runs a round.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.|trl\.|peft\.")
     if "PREFECT_API_URL" not in os.environ:
-        url = _running_server(prefect_home)
+        url = running_server(prefect_home)
         if url is not None:
             os.environ["PREFECT_API_URL"] = url
 

@@ -165,9 +165,7 @@ def _imagined(glimpses: Sequence[_Glimpse]) -> set[str]:
     }
 
 
-def _composed(
-    known: Iterable[str], instructions: Sequence[str], glimpses: Sequence[_Glimpse], seed: int
-) -> list[str]:
+def _composed(known: Iterable[str], instructions: Sequence[str], glimpses: Sequence[_Glimpse], seed: int) -> list[str]:
     """Instructions of two steps that seem fulfilled somewhere, made of known one-step ones; as many at most.
 
     Told to do two things, an actor that is still learning hardly ever does both, so that the round's own two-step
@@ -179,7 +177,9 @@ def _composed(
     for glimpse in glimpses:
         done = [text for text in alone if glimpse.says(text) == "yes"]
         for first, second in itertools.permutations(done, 2):
-            if (verbs_of(first), verbs_of(second)) in forms and not mentioned_objects(first) & mentioned_objects(second):
+            if (verbs_of(first), verbs_of(second)) in forms and not mentioned_objects(first) & mentioned_objects(
+                second
+            ):
                 made.add(join_steps(first, second))
     return sorted(made, key=lambda text: digest(seed, text))[: len(alone)]
 

@@ -171,9 +171,7 @@ def _consistent(rows: Iterable[_Row]) -> list[_Row]:
     return [same[0] for same in by_sight.values() if len({row.completion for row in same}) == 1]
 
 
-def _balanced(
-    rows: Sequence[_Row], negatives_per_positive: float, seed: int, *, repeats: int = 1
-) -> list[list[_Row]]:
+def _balanced(rows: Sequence[_Row], negatives_per_positive: float, seed: int, *, repeats: int = 1) -> list[list[_Row]]:
     """Units of one `yes` row and its share of `no` rows about the same prompt, in seeded order.
 
     What a prompt has too many of is left out, so that it gives its label away as little as the data allow; but a `yes`

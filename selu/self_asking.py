@@ -50,7 +50,9 @@ def judge_by_asking(
     """One verdict a claim, in the order of the claims, with all questions and answers behind them."""
     # Questions depend on the instruction; one list for each episode keeps episodes independent of their shard.
     asked = list(dict.fromkeys((claim.episode_id, part) for claim in claims for part in steps_of(claim.instruction)))
-    looked_at = {(claim.episode_id, part): claim.frame_index for claim in claims for part in steps_of(claim.instruction)}
+    looked_at = {
+        (claim.episode_id, part): claim.frame_index for claim in claims for part in steps_of(claim.instruction)
+    }
     replies = critic.generate(
         [
             Prompt((frames.picture(episode, looked_at[episode, text]),), ask_prompt(text, critic.prompt_style))

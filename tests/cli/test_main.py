@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -173,11 +174,40 @@ def test_the_world_can_be_driven_by_hand(config: Path) -> None:
 
 
 @pytest.mark.usefixtures("dummies", "unchanged_environment")
-def test_the_doctor_looks_at_everything(config: Path) -> None:
+def test_the_doctor_looks_at_everything(config: Path, small_model: Path) -> None:
     done = _selu("doctor", "--config", config)
     assert done.exit_code == 0, done.output
-    for what in ("Python", "packages", "data", "actor", "critic", "world"):
-        assert f"ok   {what}: " in done.output
+    for what in ("Python", "packages", "memory", "GPU", "data", "Prefect", "display and Vulkan", "world"):
+        assert f"{what}: " in done.output
+    told = _selu("doctor", "--config", config, "--json", "--model", small_model)
+    findings = {item["what"]: item for item in json.loads(told.stdout)}
+    assert {item["state"] for item in findings.values()} <= {"ok", "note"}
+    assert str(small_model) in findings["model of actor and critic"]["text"]
+
+
+@pytest.mark.usefixtures("dummies", "unchanged_environment")
+def test_the_doctor_says_what_is_wrong_and_what_mends_it(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    done = _selu("doctor", "--config", config, "--model", "missing/folder")
+    assert done.exit_code == 2
+    assert "no server answers at http://127.0.0.1:1/api" in done.output
+    assert "unset PREFECT_API_URL" in done.output
+    assert "bad  model of actor and critic: " in done.output
+    real = _selu("doctor", "--config", config, "world.platform=CloudRendering", "--json")
+    monkeypatch.setenv("PATH", "")
+    blind = _selu("doctor", "--config", config, "world.platform=CloudRendering", "--json")
+    assert {item["what"]: item["mend"] for item in json.loads(blind.stdout)}["Vulkan"] == "apt-get install vulkan-tools"
+    assert real.exit_code == 2
+
+
+@pytest.mark.usefixtures("dummies", "unchanged_environment")
+def test_the_doctor_sees_a_world_that_shows_nothing(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.dummy_world import DummyWorld
+
+    monkeypatch.setattr(DummyWorld, "_frame", lambda self: np.zeros((96, 96, 3), dtype=np.uint8))
+    done = _selu("doctor", "--config", config)
+    assert done.exit_code == 2
+    assert "does not render" in done.output
 
 
 def test_nothing_is_sent_whatever_is_imported_first() -> None:

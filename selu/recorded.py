@@ -1,0 +1,195 @@
+"""Trajectories that somebody recorded elsewhere: a folder of pictures, instructions and actions, and no world.
+
+One folder an episode, whatever it is called::
+
+    recordings/
+      morning-1/
+        episode.json   {"instruction": "open the fridge", "actions": ["Approach(Fridge)", "Open(Fridge)", "Done"]}
+        000.png ... 003.png
+
+with one picture more than actions, in the order of their names: picture t is what was seen before action t, the last
+one what was seen at the end. `scene` may stand beside `instruction`. Nothing else is read, and nothing of it is truth.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from selu.errors import ConfigError
+from selu.frames import Picture, encode_picture
+from selu.records import Episode, Frame, Relabel, Step, Verdict
+from selu.store import ArtifactRef, Store, read_table
+from selu.worlds.actions import DONE, parse_action
+
+__all__ = ["Label", "Recorded", "labels_of", "list_recorded", "read_recorded"]
+
+_DESCRIPTION = "episode.json"
+_PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+_POLICY = "recorded"
+
+
+class _Described(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    instruction: str = Field(min_length=1)
+    actions: list[str]
+    scene: str = ""
+
+
+class Recorded(BaseModel):
+    """One recorded episode: what describes it, its pictures in order, and a digest of all of these."""
+
+    model_config = ConfigDict(frozen=True)
+
+    folder: Path
+    instruction: str
+    actions: tuple[str, ...]
+    scene: str
+    pictures: tuple[Path, ...]
+    digest: str = Field(description="sha256 of name, description and pictures")
+
+
+def list_recorded(folder: Path) -> list[Recorded]:
+    """The episodes of a folder, in the order of their names; every file is read once, to be hashed.
+
+    Raises:
+        ConfigError: there is no episode, or one is not as this module says.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is no folder; expected one with a folder for each recorded episode.")
+    found = [_described(path) for path in sorted(folder.iterdir()) if path.is_dir() and (path / _DESCRIPTION).is_file()]
+    if not found:
+        raise ConfigError(
+            f"{folder} holds no recorded episode; expected folders, each with {_DESCRIPTION} and one picture more than "
+            "it has actions."
+        )
+    return found
+
+
+def _described(folder: Path) -> Recorded:
+    path = folder / _DESCRIPTION
+    try:
+        text = path.read_bytes()
+        described = _Described.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise ConfigError(
+            f'{path}: {where}: {first["msg"]}; expected {{"instruction": "...", "actions": ["...", ...]}} and perhaps '
+            '"scene".'
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+    pictures = sorted(file for file in folder.iterdir() if file.suffix.lower() in _PICTURES)
+    if len(pictures) != len(described.actions) + 1:
+        raise ConfigError(
+            f"{folder} has {len(pictures)} pictures and {len(described.actions)} actions; expected one picture more than "
+            "actions: what was seen before each, and at the end."
+        )
+    digest = hashlib.sha256(json.dumps([folder.name, hashlib.sha256(text).hexdigest()]).encode())
+    for picture in pictures:
+        digest.update(hashlib.sha256(picture.read_bytes()).digest())
+    return Recorded(
+        folder=folder,
+        instruction=described.instruction,
+        actions=tuple(described.actions),
+        scene=described.scene,
+        pictures=tuple(pictures),
+        digest=digest.hexdigest(),
+    )
+
+
+def read_recorded(recorded: Sequence[Recorded], skill_set: str) -> tuple[list[Episode], list[Step], list[Frame]]:
+    """Episodes, steps and frames as a rollout would have recorded them; pictures become PNG of (H, W, 3) uint8.
+
+    Raises:
+        ConfigError: a picture cannot be read, or is of another size than those before it.
+    """
+    episodes, steps, frames = [], [], []
+    shape: tuple[int, ...] | None = None
+    for item in recorded:
+        name = item.digest[:16]
+        for index, path in enumerate(item.pictures):
+            picture = _picture(path)
+            if picture.shape != (shape or picture.shape):
+                raise ConfigError(
+                    f"{path} is {picture.shape[1]}x{picture.shape[0]} pixels, those before it {shape[1]}x{shape[0]}; "  # type: ignore[index]
+                    "expected all of one size."
+                )
+            shape = picture.shape
+            frames.append(Frame(episode_id=name, frame_index=index, image=encode_picture(picture)))
+        steps += [
+            Step(
+                episode_id=name,
+                step=index,
+                prompt="",
+                action=action,
+                well_formed=parse_action(action, skill_set) is not None,
+                log_probability=0.0,
+            )
+            for index, action in enumerate(item.actions)
+        ]
+        episodes.append(
+            Episode(
+                episode_id=name,
+                task_id=item.folder.name,
+                scene=item.scene,
+                instruction=item.instruction,
+                seed=0,
+                policy=_POLICY,
+                length=len(item.actions),
+                finish_reason="done" if item.actions and item.actions[-1].strip() == DONE else "step_limit",
+            )
+        )
+    return episodes, steps, frames
+
+
+def _picture(path: Path) -> Picture:
+    try:
+        with Image.open(path) as opened:
+            return np.asarray(opened.convert("RGB"), dtype=np.uint8)
+    except OSError as error:
+        raise ConfigError(f"{path} is not a picture that can be read: {error}.") from error
+
+
+class Label(NamedTuple):
+    """What was made of one recorded episode."""
+
+    episode: str
+    instruction: str
+    verdict: str
+    accepted: str
+    relabeled_as: str
+
+
+def labels_of(
+    store: Store, episodes: Sequence[ArtifactRef], judgements: Sequence[ArtifactRef], relabels: Sequence[ArtifactRef]
+) -> list[Label]:
+    """One line an episode: the critic's verdict, and what else was achieved. Raises ArtifactError if one is damaged."""
+    verdicts = {
+        row.episode_id: row for ref in judgements for row in read_table(store.path(ref) / "verdicts.parquet", Verdict)
+    }
+    achieved: dict[str, list[str]] = {}
+    for ref in relabels:
+        for row in read_table(store.path(ref) / "relabels.parquet", Relabel):
+            if row.accepted and not row.partial:
+                achieved.setdefault(row.episode_id, []).append(row.instruction)
+    return [
+        Label(
+            row.task_id,
+            row.instruction,
+            verdicts[row.episode_id].verdict,
+            "yes" if verdicts[row.episode_id].accepted else f"no: {verdicts[row.episode_id].reason}",
+            ", ".join(achieved.get(row.episode_id, [])),
+        )
+        for ref in episodes
+        for row in read_table(store.path(ref) / "episodes.parquet", Episode)
+    ]

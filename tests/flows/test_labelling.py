@@ -1,0 +1,58 @@
+"""Recorded trajectories become labels and dataset versions, without a world."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import selu.rollout
+from selu.flows.labelling import labelling
+from selu.recorded import labels_of
+from selu.rounds import Workspace
+from selu.tasks.datasets import read_dataset
+from tests.dummy_world import small_settings
+
+pytestmark = pytest.mark.usefixtures("dummies")
+
+
+def _record(folder: Path, instruction: str, actions: list[str], opened: list[bool]) -> None:
+    """An episode in the kitchen that the dummy models can read: red on the left while the fridge is open."""
+    folder.mkdir(parents=True)
+    (folder / "episode.json").write_text(json.dumps({"instruction": instruction, "actions": actions}))
+    for index, state in enumerate(opened):
+        frame = np.full((96, 96, 3), 90, dtype=np.uint8)
+        frame[:, :48, 0] = 255 if state else 0
+        frame[:, 48:, 1] = 0
+        frame[:8, :8, 2] = len(folder.name) * 10  # no two episodes look quite alike
+        Image.fromarray(frame).save(folder / f"{index}.png")
+
+
+def test_a_folder_of_recordings_is_judged_relabeled_and_made_into_datasets(
+    tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_world(*_: object) -> None:
+        raise AssertionError("no world is needed")
+
+    monkeypatch.setattr(selu.rollout, "make_world", no_world)
+    recordings = tmp_path / "recordings"
+    _record(recordings / "done", "open the fridge", ["Open(Fridge)", "Done"], [False, True, True])
+    _record(recordings / "other", "pick up the mug", ["Open(Fridge)", "Done"], [False, True, True])
+    _record(recordings / "nothing", "open the fridge", ["MoveAhead"], [False, False])
+    settings = small_settings(tmp_path / "data", small_model)
+    made = labelling(settings, recordings)
+    store = Workspace.of(settings).store()
+    labels = labels_of(store, made.episodes, made.judgements, made.relabels)
+    assert [(label.episode, label.verdict, label.accepted, label.relabeled_as) for label in labels] == [
+        ("done", "yes", "yes", ""),
+        ("nothing", "no", "yes", ""),
+        ("other", "no", "yes", "open the fridge"),
+    ]
+    assert made.critic_dataset is not None
+    assert made.actor_dataset is not None
+    told = {turn[0]["content"] for turn in read_dataset(store, made.actor_dataset, "actor")["completion"]}
+    assert {"Open(Fridge)", "Done"} <= told
+    assert labelling(settings, recordings) == made, "found in the store"

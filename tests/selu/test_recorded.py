@@ -1,0 +1,79 @@
+"""Trajectories from elsewhere: taken as they are, and what is wrong with them said in a sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from selu.errors import ConfigError
+from selu.frames import decode_picture
+from selu.recorded import list_recorded, read_recorded
+
+
+def record(folder: Path, instruction: str, actions: list[str], levels: list[int], *, size: int = 8) -> None:
+    """Write a recorded episode of pictures of one grey level each."""
+    folder.mkdir(parents=True)
+    (folder / "episode.json").write_text(json.dumps({"instruction": instruction, "actions": actions}))
+    for index, level in enumerate(levels):
+        Image.fromarray(np.full((size, size, 3), level, dtype=np.uint8)).save(folder / f"{index:03}.png")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    record(tmp_path / "b", "open the fridge", ["Open(Fridge)", "Done"], [10, 20, 20])
+    record(tmp_path / "a", "close the box", ["walk about"], [30, 40])
+    (tmp_path / "notes").mkdir()
+    return tmp_path
+
+
+def test_what_is_in_the_folder_becomes_episodes_like_a_rollouts(folder: Path) -> None:
+    episodes, steps, frames = read_recorded(list_recorded(folder), "household")
+    assert [(row.task_id, row.instruction, row.length, row.finish_reason) for row in episodes] == [
+        ("a", "close the box", 1, "step_limit"),
+        ("b", "open the fridge", 2, "done"),
+    ]
+    assert [(row.action, row.well_formed) for row in steps] == [
+        ("walk about", False),
+        ("Open(Fridge)", True),
+        ("Done", True),
+    ]
+    assert [int(decode_picture(row.image)[0, 0, 0]) for row in frames] == [30, 40, 10, 20, 20]
+    again = read_recorded(list_recorded(folder), "household")
+    assert again == (episodes, steps, frames)
+
+
+def test_an_episodes_name_hangs_on_what_is_in_it(folder: Path) -> None:
+    before = [item.digest for item in list_recorded(folder)]
+    Image.fromarray(np.full((8, 8, 3), 99, dtype=np.uint8)).save(folder / "a" / "001.png")
+    after = [item.digest for item in list_recorded(folder)]
+    assert before[0] != after[0]
+    assert before[1] == after[1]
+
+
+def test_what_is_wrong_is_said_with_the_place(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is no folder; expected one with a folder for each recorded episode"):
+        list_recorded(folder / "missing")
+    with pytest.raises(ConfigError, match="holds no recorded episode"):
+        list_recorded(folder / "notes")
+    (folder / "a" / "001.png").unlink()
+    with pytest.raises(ConfigError, match="has 1 pictures and 1 actions; expected one picture more"):
+        list_recorded(folder)
+    (folder / "a" / "episode.json").write_text('{"instruction": "", "actions": []}')
+    with pytest.raises(ConfigError, match=r"episode.json: instruction: .* expected"):
+        list_recorded(folder)
+    (folder / "a" / "episode.json").write_text("no json")
+    with pytest.raises(ConfigError, match=r"episode.json: the whole: Invalid JSON"):
+        list_recorded(folder)
+
+
+def test_pictures_are_of_one_size_and_can_be_read(folder: Path) -> None:
+    record(folder / "c", "open the box", [], [10], size=16)
+    with pytest.raises(ConfigError, match="is 16x16 pixels, those before it 8x8; expected all of one size"):
+        read_recorded(list_recorded(folder), "household")
+    (folder / "c" / "000.png").write_bytes(b"no picture")
+    with pytest.raises(ConfigError, match=r"000.png is not a picture that can be read"):
+        read_recorded(list_recorded(folder), "household")
