@@ -355,6 +355,46 @@ def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
 
 
+@app.command()
+@_says_errors
+def rerun(
+    run: Annotated[str | None, typer.Argument(help="A run by name; else the one that finished last.")] = None,
+    config: ConfigOption = None,
+    stage: Annotated[
+        str, typer.Option("--from", metavar="STAGE", help="The first stage to make again; all after it follow.")
+    ] = "rollout",
+    number: Annotated[int | None, typer.Option("--round", help="A round of the run; else its last one.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the run is kept, if not where the settings say.")] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Make a finished round's stage [b]and all after it[/b] again, whatever the store has of them.
+
+    What failed needs no force: run again, and just that and what hangs on it is made. The old results are kept in the
+    store's quarantine. Equal settings give equal bytes, so this is for doubt, or for a changed machine.
+
+    [dim]selu rerun --from critic_finetuning
+    selu rerun "selu thor seed 7" --from evaluation --round 2[/dim]
+    """
+    from selu.errors import ConfigError
+    from selu.rounds import ROUND_STAGES, Workspace, latest_round, rounds_of_run
+
+    if stage not in ROUND_STAGES:
+        raise ConfigError(f"--from {stage}: no such stage; expected one of {', '.join(ROUND_STAGES)}")
+    settings = _settings(config, [] if data_dir is None else [f"data_dir={data_dir}"])
+    workspace = Workspace.of(settings)
+    store = workspace.store()
+    chain = rounds_of_run(store, latest_round(store, run))
+    wanted = next((item for item in reversed(chain) if number in (None, item.round)), None)
+    if wanted is None:
+        raise ConfigError(f"the run {chain[-1].run!r} has no round {number}; it has {len(chain)}")
+    from selu.housekeeping import forget_from
+
+    forgotten = forget_from(store, wanted, stage)
+    _err.print(f"{forgotten} artifacts of {wanted.run}, round {wanted.round}, from {stage} on are made again.")
+    again = wanted.settings.model_copy(update={"rounds": wanted.round, "data_dir": settings.data_dir})
+    _learn(again, verbose)
+
+
 # Looking -------------------------------------------------------------------------------------------------------------
 
 
@@ -552,6 +592,88 @@ def play(
     from selu.cli.play import play_episode
 
     play_episode(_settings(config, overrides), policy, gif, _out)
+
+
+artifacts = typer.Typer(
+    no_args_is_help=True, help="What lies in the store: [b]list[/b] it, [b]verify[/b] it, [b]prune[/b] it."
+)
+app.add_typer(artifacts, name="artifacts")
+
+
+@artifacts.command("list")
+@_says_errors
+def list_artifacts(config: ConfigOption = None, overrides: Overrides = None) -> None:
+    """Artifacts by kind, with their sizes."""
+    from selu.housekeeping import survey
+    from selu.rounds import Workspace
+
+    table = Table("kind", "artifacts", "MB", "newest (UTC)", box=None, header_style="bold")
+    found = survey(Workspace.of(_settings(config, overrides)).store())
+    for item in found:
+        table.add_row(item.kind, str(item.count), f"{item.bytes / 1e6:.1f}", item.newest[:19].replace("T", " "))
+    table.add_row("all", str(sum(item.count for item in found)), f"{sum(item.bytes for item in found) / 1e6:.1f}", "")
+    _out.print(table)
+
+
+@artifacts.command()
+@_says_errors
+def verify(config: ConfigOption = None, overrides: Overrides = None) -> None:
+    """Hash every artifact again. Exit status 2 if one is not what was stored."""
+    from rich.progress import track
+
+    from selu.housekeeping import altered, survey
+    from selu.rounds import Workspace
+
+    store = Workspace.of(_settings(config, overrides)).store()
+    whole = sum(item.count for item in survey(store))
+    checked = list(track(altered(store), description="verifying", total=whole, console=_err, transient=True))
+    wrong = [said for _, said in checked if said]
+    for said in wrong:
+        _out.print(f"[red]{escape(said)}[/red]", soft_wrap=True)
+    _out.print(f"{len(checked)} artifacts, {len(wrong)} of them altered.")
+    if wrong:
+        raise typer.Exit(2)
+
+
+@artifacts.command()
+@_says_errors
+def prune(
+    config: ConfigOption = None,
+    overrides: Overrides = None,
+    keep: Annotated[
+        int | None, typer.Option(min=0, help="Keep this many rounds, the newest, and those that led to them.")
+    ] = None,
+    hours: Annotated[
+        float, typer.Option(min=0.0, help="Spare what is younger: a run at work has no record yet.")
+    ] = 24.0,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete. Without it, only say what would go.")] = False,
+) -> None:
+    """Delete what [b]no kept round needs[/b]; without --yes only say what that would be.
+
+    Every finished round is kept unless --keep says how many. A kept round keeps all that it was made of.
+
+    [dim]selu artifacts prune
+    selu artifacts prune --keep 14 --yes[/dim]
+    """
+    from datetime import timedelta
+
+    from selu.housekeeping import prunable, reference
+    from selu.rounds import Workspace, finished_rounds, rounds_of_run
+
+    store = Workspace.of(_settings(config, overrides)).store()
+    rounds = finished_rounds(store)
+    newest = rounds if keep is None else rounds[len(rounds) - min(keep, len(rounds)) :]
+    kept = [before for item in newest for before in rounds_of_run(store, item)]
+    doomed = prunable(store, kept, timedelta(hours=hours))
+    megabytes: dict[str, float] = {}
+    for manifest in doomed:
+        megabytes[manifest.kind] = megabytes.get(manifest.kind, 0.0) + manifest.size / 1e6
+        if yes:
+            store.remove(reference(manifest))
+    for kind, size in sorted(megabytes.items()):
+        _out.print(f"{kind}: {sum(manifest.kind == kind for manifest in doomed)} artifacts, {size:.1f} MB")
+    told = "deleted" if yes else "would be deleted (--yes does it)"
+    _out.print(f"{len(doomed)} artifacts, {sum(megabytes.values()):.1f} MB, {told}; {len(newest)} rounds are kept.")
 
 
 @app.command()

@@ -293,6 +293,23 @@ class Store:
         with contextlib.suppress(FileNotFoundError):
             self._quarantine(ref, self._folder(ref).lstat(), "no longer of use")
 
+    def remove(self, ref: AnyRef) -> None:
+        """Delete an artifact; one that is gone already is no error. Nobody ever sees half of it.
+
+        Raises:
+            TerminalError: it may not be deleted.
+        """
+        folder = self._folder(ref)
+        doomed = self.root / "tmp" / f"removed-{ref.kind}-{ref.key}.{_process_name()}.{uuid.uuid4().hex[:8]}"
+        try:
+            _make_folder(doomed.parent)
+            os.rename(folder, doomed)
+            shutil.rmtree(doomed)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _explained(error, folder) from error
+
     def all(self, kind: str | None = None) -> Iterator[ArtifactRef]:
         """Every whole artifact (of one kind), by kind and key; ground truth is not among them."""
         for manifest in manifests(self.root, kind):

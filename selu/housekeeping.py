@@ -1,0 +1,128 @@
+"""What lies in a store, whether it is still what was stored, and what no kept round needs.
+
+A round needs whatever its record names, and whatever that was made of, back to the first rollout: with it, every figure
+can be made again. Nothing is deleted that is younger than the caller says, because a run that is still at work has no
+record yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from selu.errors import ArtifactError
+from selu.rounds import ROUND_STAGES, Round, StageName
+from selu.store import AnyRef, ArtifactRef, Manifest, OracleRef, Store, manifests
+
+__all__ = ["KindOfArtifact", "altered", "forget_from", "prunable", "reference", "survey"]
+
+_Name = tuple[str, str]
+"""Kind and key."""
+
+
+@dataclass(frozen=True)
+class KindOfArtifact:
+    """All artifacts of one kind."""
+
+    kind: str
+    count: int
+    bytes: int
+    newest: str
+    """ISO 8601, UTC."""
+
+
+def survey(store: Store) -> list[KindOfArtifact]:
+    """What there is, by kind, ground truth included."""
+    found: dict[str, list[Manifest]] = {}
+    for manifest in manifests(store.root):
+        found.setdefault(manifest.kind, []).append(manifest)
+    return [
+        KindOfArtifact(kind, len(some), sum(one.size for one in some), max(one.created for one in some))
+        for kind, some in sorted(found.items())
+    ]
+
+
+def altered(store: Store) -> Iterator[tuple[AnyRef, str]]:
+    """Every artifact, hashed again: what is wrong with it, or an empty text."""
+    for manifest in manifests(store.root):
+        ref = reference(manifest)
+        try:
+            store.verify(ref)
+        except ArtifactError as error:
+            yield ref, str(error)
+        else:
+            yield ref, ""
+
+
+def prunable(store: Store, kept: Iterable[Round], older_than: timedelta) -> list[Manifest]:
+    """Artifacts that none of the kept rounds needs and that are older than so long, by kind and key."""
+    known = {(manifest.kind, manifest.key): manifest for manifest in manifests(store.root)}
+    kept = list(kept)
+    needed = _reachable((name for item in kept for name in _names(item.model_dump(mode="json"))), known)
+    recorded = {(item.run, item.round, item.finished) for item in kept}
+    before = datetime.now(UTC) - older_than
+
+    def spared(name: _Name, manifest: Manifest) -> bool:
+        told = manifest.provenance
+        is_kept_round = (told.get("run"), told.get("round"), told.get("finished")) in recorded
+        return name in needed or is_kept_round or datetime.fromisoformat(manifest.created) > before
+
+    return [manifest for name, manifest in sorted(known.items()) if not spared(name, manifest)]
+
+
+def forget_from(store: Store, finished: Round, stage: StageName) -> int:
+    """Move what a stage of a round made, and all after it, out of the store, so that it is made again; how many.
+
+    Raises:
+        TerminalError: one may not be moved.
+    """
+    known: dict[str, list[Manifest]] = {}
+    for manifest in manifests(store.root):
+        known.setdefault(manifest.key, []).append(manifest)
+    forgotten = 0
+    names = list(ROUND_STAGES)
+    for record in finished.stages:
+        if names.index(record.name) >= names.index(stage):
+            for ref in record.artifacts:
+                # The truth about it lies beside it, under the same key.
+                for manifest in known.pop(ref.key, []):
+                    store.set_aside(reference(manifest))
+                    forgotten += 1
+    return forgotten
+
+
+def reference(manifest: Manifest) -> AnyRef:
+    """What refers to an artifact."""
+    kind = OracleRef if manifest.kind.startswith("oracle") else ArtifactRef
+    return kind(kind=manifest.kind, key=manifest.key, digest=manifest.digest)
+
+
+def _names(value: Any) -> Iterator[_Name]:
+    """Kinds and keys of all references in a JSON value."""
+    if isinstance(value, Mapping):
+        if {"kind", "key", "digest"} <= value.keys():
+            yield value["kind"], value["key"]
+        for part in value.values():
+            yield from _names(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _names(part)
+
+
+def _reachable(roots: Iterable[_Name], known: Mapping[_Name, Manifest]) -> set[_Name]:
+    """The named artifacts, the truth beside them (of the same key), and all that they were made of."""
+    beside: dict[str, list[_Name]] = {}
+    for kind, key in known:
+        beside.setdefault(key, []).append((kind, key))
+    reached: set[_Name] = set()
+    waiting = list(roots)
+    while waiting:
+        name = waiting.pop()
+        if name in reached or name not in known:
+            continue
+        reached.add(name)
+        waiting += beside[name[1]]
+        waiting += _names(known[name].provenance.get("inputs", []))
+    return reached
