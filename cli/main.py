@@ -357,6 +357,35 @@ def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
 
 @app.command()
 @_says_errors
+def plan(config: ConfigOption = None, overrides: Overrides = None) -> None:
+    """Say beforehand which stages [b]will run[/b], which are found, and why; with an estimate of time and memory.
+
+    Settings are compared with those of finished rounds. Parts that an unfinished run left are found as well, when it runs.
+
+    [dim]selu plan rounds=3
+    selu plan critic_finetuning.epochs=8[/dim]
+    """
+    from selu.tasks.planning import memory_of
+    from selu.tasks.planning import plan as plan_rounds
+
+    settings = _settings(config, overrides)
+    table = Table("round", "stage", "", "about s", "why", box=None, header_style="bold")
+    words = {"found": "[green]found[/green]", "made": "[yellow]made[/yellow]", "perhaps": "[dim]made if[/dim]"}
+    stages = plan_rounds(settings)
+    for item in stages:
+        seconds = "" if item.seconds is None or item.state == "found" else f"{item.seconds:.0f}"
+        table.add_row(str(item.round), item.name.replace("_", " "), words[item.state], seconds, escape(item.why))
+    _out.print(table)
+    times = [item.seconds for item in stages if item.state != "found"]
+    known = [seconds for seconds in times if seconds is not None]
+    unknown = "" if len(known) == len(times) else f", {len(times) - len(known)} stages have never been run here"
+    _out.print(
+        f"About {sum(known) / 60:.1f} minutes at most{unknown}; about {memory_of(settings) / 1000:.1f} GB of memory."
+    )
+
+
+@app.command()
+@_says_errors
 def rerun(
     run: Annotated[str | None, typer.Argument(help="A run by name; else the one that finished last.")] = None,
     config: ConfigOption = None,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from prefect import flow
+from prefect import flow, get_run_logger
 from pydantic import Field
 
 from selu.config import SelfAskingSettings, Settings
@@ -34,9 +34,9 @@ from selu.tasks.general import GeneralRun, answer_general_questions, measure_gen
 from selu.tasks.judging import judge_own, judge_probe
 from selu.tasks.rollout import PolicyChoice, freeze_probe, roll_out_shard
 from selu.tasks.stages import Model, Outcome, Shard, Value, shards
+from selu.worlds.tasks import has_probes, probe_set
 
 __all__ = ["Candidates", "Contestants", "Evaluated", "Learned", "evaluation"]
-
 _SEED = derived_seed(0, "evaluation")
 
 _MIXED_POLICIES = {
@@ -107,10 +107,16 @@ def evaluation(
     actor_runs: list[ActorRun] = []
     critic_runs: list[CriticRun] = []
     own_runs: list[OwnRun] = []
-    probes: list[tuple[Literal["A", "B"], Literal["probe_a", "probe_b"], int, int]] = [
-        ("A", "probe_a", sizes.actor_episodes_a, sizes.critic_episodes_a),
-        ("B", "probe_b", sizes.actor_episodes_b, sizes.critic_episodes_b),
+    world = settings.world.name
+    probes: list[tuple[Literal["A", "B"], str, int, int]] = [
+        ("A", probe_set(world, "a"), sizes.actor_episodes_a, sizes.critic_episodes_a),
+        ("B", probe_set(world, "b"), sizes.actor_episodes_b, sizes.critic_episodes_b),
     ]
+    if not has_probes(world):
+        get_run_logger().warning(
+            f"there are no frozen probes of {world}, so there are no figures of probe sets A and B"
+        )
+        probes = []
     contestants: list[tuple[Phase, Contestants | Candidates]] = [("before", before)]
     contestants += [("after", after)] if after is not None else []
     contestants += [("rejected", rejected)] if rejected is not None else []
@@ -249,7 +255,7 @@ def _record(
     workspace: Workspace,
     settings: Settings,
     label: str,
-    probe: Literal["probe_a", "probe_b"],
+    probe: str,
     count: int,
     policy: PolicyChoice,
 ) -> tuple[tuple[ArtifactRef, ...], tuple[OracleRef, ...]]:

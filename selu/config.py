@@ -51,7 +51,7 @@ __all__ = [
     "validate_settings",
 ]
 
-TaskKind = Literal["pick_up", "open", "close", "toggle_on", "toggle_off", "put", "break", "slice", "two_step"]
+TaskKind = Literal["pick_up", "open", "close", "toggle_on", "toggle_off", "put", "break", "slice", "two_step", "sit"]
 Split = Literal["base", "development", "learning", "transfer"]
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio", "comet_ml", "clearml", "swanlab", "dvclive"]
 
@@ -101,6 +101,39 @@ def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
+_WORLDS = ("thor", "virtualhome")
+_SKILL_SETS = ("household", "primitives", "virtualhome")
+# package.module:Name
+_IMPORTABLE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def _known_world(name: str) -> str:
+    if name not in _WORLDS and not _IMPORTABLE.fullmatch(name):
+        raise ValueError(
+            f"must be one of {', '.join(_WORLDS)}, or package.module:Name of a world of your own, got {name!r}"
+            + _nearest(name, _WORLDS)
+        )
+    return name
+
+
+def _known_skill_set(name: str) -> str:
+    if name in _SKILL_SETS:
+        return name
+    if not _IMPORTABLE.fullmatch(name):
+        raise ValueError(
+            f"must be one of {', '.join(_SKILL_SETS)}, or package.module:NAME of a grammar of your own, got {name!r}"
+            + _nearest(name, _SKILL_SETS)
+        )
+    # Imported here, so that every process that is given settings can read the actions of that world.
+    from selu.worlds.actions import SKILL_SETS
+
+    try:
+        SKILL_SETS[name]
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+    return name
+
+
 Scene = Annotated[str, AfterValidator(_existing_scene)]
 UserPath = Annotated[Path, BeforeValidator(_with_home)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -115,11 +148,16 @@ class _Section(BaseModel):
 class WorldSettings(_Section):
     """The world, its camera, and how coarse one action is."""
 
-    name: Literal["thor"] = Field(default="thor", description="which world: thor is AI2-THOR's controller")
-    skill_set: Literal["household", "primitives"] = Field(
+    name: Annotated[str, AfterValidator(_known_world)] = Field(
+        default="thor",
+        description="which world: thor is AI2-THOR's controller, virtualhome its namesake; package.module:Name is one of "
+        "your own",
+    )
+    skill_set: Annotated[str, AfterValidator(_known_skill_set)] = Field(
         default="household",
         description="household: Approach(T) walks up to something in view; primitives: single steps and turns only "
-        "(the frozen probes were proven solvable under household)",
+        "(the frozen probes were proven solvable under household); virtualhome: that world's programs; "
+        "package.module:NAME: a grammar of your own",
     )
     width: int = Field(default=96, ge=32, le=2048, description="width of a frame in pixels")
     height: int = Field(default=96, ge=32, le=2048, description="height of a frame in pixels")
@@ -139,16 +177,24 @@ class WorldSettings(_Section):
         default=None, description="platform of the downloaded build; CloudRendering needs a GPU and no display"
     )
     x_display: str | None = Field(default=None, description="X display of a real player, e.g. ':99'")
+    server: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9.-]+:\d{1,5}$",
+        description="host:port of a VirtualHome simulator that runs already (unset: its embedded player)",
+    )
     quality: Literal["Very Low", "Low", "Medium", "MediumCloseFitShadows", "High", "Very High", "Ultra"] = Field(
         default="Low", description="AI2-THOR's render quality; the embedded player has one quality"
     )
     start_timeout: float = Field(default=60.0, gt=0.0, le=3600.0, description="seconds a player may take to start")
     step_timeout: float = Field(default=30.0, gt=0.0, le=3600.0, description="seconds a player may take for one step")
+    restarts: int = Field(
+        default=2, ge=0, le=100, description="times that a lost player is started again, for one start or one episode"
+    )
 
     @property
     def embedded(self) -> bool:
-        """Whether the embedded player is used: neither a player nor a build is named."""
-        return self.local_executable_path is None and self.commit_id is None and self.platform is None
+        """Whether an embedded player is used: neither a player nor a build nor a running simulator is named."""
+        return all(named is None for named in (self.local_executable_path, self.commit_id, self.platform, self.server))
 
 
 class TaskSettings(_Section):
@@ -201,11 +247,29 @@ class ModelSettings(_Section):
     """A vision-language model and how it is run."""
 
     path: str = Field(
-        default="embedded", min_length=1, description="embedded, a folder, or a model id on the Hugging Face hub"
+        default="embedded",
+        min_length=1,
+        description="embedded, a folder, a model id on the Hugging Face hub, or with engine=openai its name at the server",
+    )
+    engine: Literal["transformers", "vllm", "openai"] = Field(
+        default="transformers",
+        description="what runs the model: transformers in this process; vllm: in batches on a GPU; openai: any server that "
+        "speaks the OpenAI protocol (whose weights cannot be fine-tuned)",
     )
     revision: str | None = Field(default=None, description="commit of a hub model; unset: the newest")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(default="float32", description="type of the weights")
     device: str = Field(default="cpu", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="cpu, cuda, cuda:1 or auto")
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | dict[str, int | str] | None = Field(
+        default=None,
+        description="spreads a model over several GPUs, as accelerate does, by itself or as a map from module to device; "
+        "unset: all of it is on the device",
+    )
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
+        default="auto", description="implementation of attention; auto: what transformers takes for the architecture"
+    )
+    quantization: Literal["none", "4bit"] = Field(
+        default="none", description="4bit: weights are held in NF4 (bitsandbytes, CUDA only)"
+    )
     batch_size: int = Field(default=64, ge=1, le=4096, description="prompts in a batch; halved when memory runs out")
     max_new_tokens: int = Field(default=12, ge=1, le=4096, description="longest reply in tokens")
     prompts: Literal["auto", "brief", "full"] = Field(
@@ -214,6 +278,29 @@ class ModelSettings(_Section):
     )
     threads: int = Field(default=2, ge=1, le=256, description="inference threads, pinned")
     adapter: UserPath | None = Field(default=None, description="folder of a LoRA adapter (PEFT) to start from")
+    gpu_memory: float = Field(
+        default=0.9, gt=0.0, le=1.0, description="for engine=vllm: share of the GPU's memory that it takes and keeps"
+    )
+    base_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s?#]+$",
+        description="for engine=openai: address of the server, such as http://127.0.0.1:8000/v1",
+    )
+    api_key_variable: str = Field(
+        default="OPENAI_API_KEY",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="for engine=openai: name of the environment variable with the server's key; the key itself is no setting",
+    )
+    timeout: float = Field(
+        default=120.0, gt=0.0, le=3600.0, description="for engine=openai: seconds until an answer is given up"
+    )
+    retries: int = Field(default=5, ge=0, le=100, description="for engine=openai: further tries of a failed request")
+    concurrency: int = Field(default=16, ge=1, le=1024, description="for engine=openai: requests under way at a time")
+
+    @property
+    def trainable(self) -> bool:
+        """Whether the weights are at hand, so that an adapter can be trained for them and taken into use."""
+        return self.engine != "openai"
 
     @property
     def prompt_style(self) -> Literal["brief", "full"]:
@@ -309,6 +396,10 @@ class FinetuningSettings(_Section):
     )
     warmup_ratio: float = Field(default=0.05, ge=0.0, lt=1.0, description="share of the steps that warm up")
     weight_decay: float = Field(default=0.0, ge=0.0, le=1.0, description="AdamW's weight decay")
+    gradient_checkpointing: bool | None = Field(
+        default=None,
+        description="recompute activations in place of keeping them: slower, in less memory; unset: on a GPU only",
+    )
     threads: int = Field(
         default=2, ge=1, le=256, description="CPU threads; pinned, because sums in another order give other bytes"
     )
@@ -472,6 +563,30 @@ def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
         yield (
             ("world.x_display", "world.platform"),
             "world.x_display is set but world.platform=CloudRendering uses no display; keep one",
+        )
+    if (world.name == "virtualhome") != (world.skill_set == "virtualhome"):
+        yield (
+            ("world.name", "world.skill_set"),
+            f"world.skill_set={world.skill_set} with world.name={world.name}: VirtualHome has actions of its own, so set "
+            "both to virtualhome (configs/virtualhome.yaml does) or neither",
+        )
+    if world.name == "virtualhome":
+        named = [key for key in ("local_executable_path", "commit_id", "platform") if getattr(world, key) is not None]
+        if named:
+            yield (
+                ("world.name", *(f"world.{key}" for key in named)),
+                f"world.{named[0]} is about AI2-THOR; start VirtualHome yourself and say where in world.server",
+            )
+        if tasks.unsolvable:
+            yield (
+                ("world.name", "tasks.unsolvable"),
+                f"tasks.unsolvable={tasks.unsolvable}: what is not there is drawn from iTHOR's objects; leave it out in "
+                "VirtualHome",
+            )
+    elif world.server is not None:
+        yield (
+            ("world.name", "world.server"),
+            f"world.server={world.server} says where VirtualHome runs; set world.name=virtualhome too or leave it out",
         )
     if tasks.split == "transfer":
         yield (

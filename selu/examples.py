@@ -28,26 +28,38 @@ class Examples(Dataset[dict[str, Any]]):
     """Rows for a trainer, with :meth:`collate` to make batches of them."""
 
     def __init__(
-        self, rows: Sequence[tuple[torch.Tensor, torch.Tensor, int]], features: torch.Tensor, padding: int
+        self,
+        rows: Sequence[tuple[dict[str, torch.Tensor], int]],
+        features: torch.Tensor,
+        padding: int,
+        *,
+        listed: bool = False,
     ) -> None:
-        """`rows` are (token ids, labels, picture); `features` (pictures, tokens, width) is what the model sees."""
-        self._rows, self._features, self._padding = rows, features, padding
+        """`rows` are (token ids, labels and what else is said of each token, picture); `features` (pictures, tokens, width)
+        is what the model sees, which it takes as a list with an entry for each picture if `listed`."""
+        self._rows, self._features, self._padding, self._listed = rows, features, padding, listed
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        tokens, labels, picture = self._rows[index]
-        return {"input_ids": tokens, "labels": labels, "picture": picture}
+        tokens, picture = self._rows[index]
+        return {**tokens, "picture": picture}
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """A batch, padded on the right."""
         tokens = [row["input_ids"] for row in rows]
         seen: Any = self._features[[row["picture"] for row in rows]]
+        if self._listed:
+            seen = list(seen)
+        paddings = {"input_ids": self._padding, "labels": -100}
         return {
-            "input_ids": pad_sequence(tokens, batch_first=True, padding_value=self._padding),
+            **{
+                key: pad_sequence([row[key] for row in rows], batch_first=True, padding_value=paddings.get(key, 0))
+                for key in rows[0]
+                if key != "picture"
+            },
             "attention_mask": pad_sequence([torch.ones_like(row) for row in tokens], batch_first=True),
-            "labels": pad_sequence([row["labels"] for row in rows], batch_first=True, padding_value=-100),
             "mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=seen)},
         }
 
@@ -61,7 +73,8 @@ class Examples(Dataset[dict[str, Any]]):
             return None
         pictures: dict[bytes, int] = {}
         features: list[torch.Tensor] = []
-        made: list[tuple[torch.Tensor, torch.Tensor, int]] = []
+        listed = False
+        made: list[tuple[dict[str, torch.Tensor], int]] = []
         for start in range(0, len(rows), _ROWS_AT_A_TIME):
             some = [rows[index] for index in range(start, min(start + _ROWS_AT_A_TIME, len(rows)))]
             if any(len(row["images"]) != 1 for row in some):
@@ -75,22 +88,31 @@ class Examples(Dataset[dict[str, Any]]):
                 looked = _look(model, batch, new, len(some))
                 if looked is None or (len(pictures) + len(new)) * looked[0].nbytes > _MOST_BYTES:
                     return None
+                listed = not isinstance(looked, torch.Tensor)
                 for place, feature in zip(new, looked, strict=True):
                     pictures[keys[place]] = len(features)
                     features.append(feature)
+            # Token ids, labels, and in some architectures which tokens are of a picture or of the prompt.
+            per_token = [
+                name
+                for name, value in batch.items()
+                if value.shape == batch["input_ids"].shape and name != "attention_mask"
+            ]
             for place, key in enumerate(keys):
                 kept = batch["attention_mask"][place].bool()
-                made.append((batch["input_ids"][place][kept], batch["labels"][place][kept], pictures[key]))
+                made.append(({name: batch[name][place][kept] for name in per_token}, pictures[key]))
         if len({feature.shape for feature in features}) != 1:
             return None
-        return cls(made, torch.stack(features), padding)
+        return cls(made, torch.stack(features), padding, listed=listed)
 
 
 def _picture_key(picture: Any) -> bytes:
     return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest()
 
 
-def _look(model: Any, batch: Mapping[str, torch.Tensor], places: Sequence[int], rows: int) -> list[torch.Tensor] | None:
+def _look(
+    model: Any, batch: Mapping[str, torch.Tensor], places: Sequence[int], rows: int
+) -> torch.Tensor | Sequence[torch.Tensor] | None:
     """What the model makes of the pictures of some rows; None where rows and pictures do not correspond."""
     taken = inspect.signature(model.get_image_features).parameters
     inputs = {key: value for key, value in batch.items() if key in taken}
@@ -105,5 +127,5 @@ def _look(model: Any, batch: Mapping[str, torch.Tensor], places: Sequence[int], 
             },
             return_dict=True,
         )
-    pooled = list(output.pooler_output)
+    pooled: torch.Tensor | Sequence[torch.Tensor] = output.pooler_output
     return pooled if len(pooled) == len(places) else None

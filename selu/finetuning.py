@@ -8,6 +8,7 @@ its deterministic algorithms, and what is written holds neither a time nor a pat
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import math
 import re
@@ -25,11 +26,12 @@ from safetensors.torch import save_file
 from torch.utils import deterministic
 from transformers import PrinterCallback, TrainerCallback
 from transformers.integrations.integration_utils import TensorBoardCallback
+from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from selu.budget import count_tokens
-from selu.errors import ConfigError, TerminalError
+from selu.errors import ConfigError, TerminalError, TransientError
 from selu.examples import Examples
 from selu.models.transformers_engine import (
     ADAPTER_CONFIG,
@@ -38,11 +40,14 @@ from selu.models.transformers_engine import (
     ModelSource,
     check_adapter,
     check_adapter_fits,
+    is_out_of_memory,
     linear_layers,
     load_processor,
     load_weights,
+    loading_options,
     locate_model,
     resolve_device,
+    takes_suffix,
 )
 from selu.records import Record
 from selu.store import write_table
@@ -92,9 +97,16 @@ def finetune(
     TensorBoard writes to `log_dir` if `report_to` names it; other names go to transformers as they are.
 
     Raises:
-        ConfigError: there are no rows, a column is missing, or `adapter` does not fit.
+        ConfigError: the engine cannot train, there are no rows, a column is missing, or `adapter` does not fit.
         TerminalError: the loss is no longer a number.
+        TransientError: memory does not suffice for a single row. Where it suffices for some rows of a step, training starts
+            again with as many of them at a time.
     """
+    if not base.trainable:
+        raise ConfigError(
+            f"engine={base.engine} cannot be fine-tuned, since its weights are not at hand; turn fine-tuning off for "
+            "it (enabled=false), or give a folder or hub id with engine=transformers or vllm."
+        )
     missing = [name for name in _COLUMNS if name not in rows.column_names]
     if missing:
         raise ConfigError(f"Training rows need the columns {', '.join(_COLUMNS)}; {', '.join(missing)} is missing.")
@@ -103,39 +115,61 @@ def finetune(
             "There are no rows to train on; collect more episodes or accept labels at a lower confidence."
         )
 
-    source = locate_model(base)
-    device = resolve_device(base.device)
+    source, options = locate_model(base), loading_options(base)
     processor = load_processor(source)
-    with (
-        _reproducible(seed, settings.threads),
-        tempfile.TemporaryDirectory() as scratch,
-        warnings.catch_warnings(),
-    ):
-        # TRL and transformers warn each other about names that change in the next major version.
-        warnings.simplefilter("ignore", FutureWarning)
-        model = _with_lora(load_weights(source, base.dtype, device), settings, source, adapter)
-        curve = _Curve(progress)
-        callbacks: list[TrainerCallback] = [curve]
-        if "tensorboard" in report_to and log_dir is not None:
-            callbacks.append(_tensorboard(log_dir))
-        trainer = _Trainer(
-            model=model,
-            args=_trainer_settings(
-                settings, len(rows), seed, scratch, device, [name for name in report_to if name != "tensorboard"]
-            ),
-            train_dataset=rows.select_columns(list(_COLUMNS)),
-            processing_class=processor,
-            callbacks=callbacks,
-        )
-        trainer.weigh = settings.weigh
-        _collate_once(trainer, settings.target)
-        # It prints every log line; progress is told through `progress`.
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-        count_tokens(trained=trainer.tokens)
-        _save(trainer.model, out, label=source.label, revision=source.revision)
-    write_table(out / "curves.parquet", curve.points, CurvePoint)
-    return curve.points
+    for rows_at_a_time in _halves(settings.batch_size):
+        with (
+            _reproducible(seed, settings.threads),
+            tempfile.TemporaryDirectory() as scratch,
+            warnings.catch_warnings(),
+        ):
+            # TRL and transformers warn each other about names that change in the next major version.
+            warnings.simplefilter("ignore", FutureWarning)
+            device = resolve_device(base.device)
+            model = _with_lora(load_weights(source, base.dtype, device, options), settings, source, adapter)
+            curve = _Curve(progress)
+            callbacks: list[TrainerCallback] = [curve]
+            if "tensorboard" in report_to and log_dir is not None:
+                callbacks.append(_tensorboard(log_dir))
+            trackers = [name for name in report_to if name != "tensorboard"]
+            trainer = _Trainer(
+                model=model,
+                args=_trainer_settings(settings, len(rows), rows_at_a_time, seed, scratch, device, trackers),
+                train_dataset=rows.select_columns(list(_COLUMNS)),
+                processing_class=processor,
+                callbacks=callbacks,
+            )
+            trainer.weigh = settings.weigh
+            # It prints every log line; progress is told through `progress`.
+            trainer.remove_callback(PrinterCallback)
+            try:
+                _collate_once(trainer, settings.target)
+                trainer.train()
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                # What the attempt holds must go before the next.
+                del model, trainer
+                continue
+            count_tokens(trained=trainer.tokens)
+            _save(trainer.model, out, label=source.label, revision=source.revision)
+            write_table(out / "curves.parquet", curve.points, CurvePoint)
+            return curve.points
+    raise TransientError(
+        f"The model {source.label!r} ran out of memory in training on a single row; free memory, or choose "
+        "gradient_checkpointing=true, quantization=4bit or dtype=bfloat16."
+    )
+
+
+def _halves(rows: int) -> Iterator[int]:
+    """How many of a step's rows to take at a time: all, and whenever memory runs out half or less, in equal parts."""
+    while True:
+        gc.collect()
+        torch.cuda.empty_cache()
+        yield rows
+        if rows == 1:
+            return
+        rows = next(part for part in range(rows // 2, 0, -1) if rows % part == 0)
 
 
 class _Trainer(SFTTrainer):
@@ -155,7 +189,11 @@ class _Trainer(SFTTrainer):
         outputs = model(**inputs, use_cache=False, fused_lm_head=True)
         self.tokens += int(inputs["attention_mask"].sum())
         if self.weigh == "tokens":
-            return -outputs.log_probs.sum() / outputs.label_mask.sum().clamp(min=1)
+            tokens = outputs.label_mask.sum().clamp(min=1)
+            if self.args.gradient_accumulation_steps > 1:
+                # The mean over the step's parts, which the trainer takes, must be that over the step's tokens.
+                tokens = num_items_in_batch / self.current_gradient_accumulation_steps
+            return -outputs.log_probs.sum() / tokens
         return (-outputs.log_probs.sum(dim=1) / outputs.label_mask.sum(dim=1).clamp(min=1)).mean()
 
 
@@ -164,7 +202,7 @@ def _collate_once(trainer: Any, target: str) -> None:
 
     Where that cannot be (adapters that change what is seen, an architecture that takes no features), it goes on as it is.
     """
-    collate = trainer.data_collator
+    collate = _Collator(trainer.data_collator, trainer.processing_class, trainer.model.generation_config.eos_token_id)
     if target == "language":
         padding = trainer.processing_class.tokenizer.pad_token_id
         examples = Examples.of(trainer.train_dataset, collate, trainer.model.get_base_model(), padding)
@@ -175,8 +213,57 @@ def _collate_once(trainer: Any, target: str) -> None:
     trainer.data_collator = lambda rows: {key: value.clone() for key, value in collate(rows).items()}
 
 
+class _Collator:
+    """The trainer's own collator, with the end of the turn in every completion.
+
+    A completion must teach the model to stop, and some chat templates (LLaVA's) write no end. A processor that joins prompt
+    and completion itself (PaliGemma's, which also tells the tokens of one from the other) is let do so.
+    """
+
+    def __init__(self, collate: Any, processor: Any, end: int | list[int] | None) -> None:
+        self._collate, self._processor = collate, processor
+        tokenizer = processor.tokenizer
+        ends = [end] if isinstance(end, int) else end or [tokenizer.eos_token_id]
+        self._ends = tokenizer.convert_ids_to_tokens(ends)
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        turns = [
+            apply_chat_template(
+                {
+                    "prompt": prepare_multimodal_messages(row["prompt"], images=row["images"]),
+                    "completion": prepare_multimodal_messages(row["completion"]),
+                },
+                self._processor,
+            )
+            for row in rows
+        ]
+        if takes_suffix(self._processor):
+            joined: dict[str, torch.Tensor] = self._processor(
+                text=[turn["prompt"] for turn in turns],
+                suffix=[turn["completion"] for turn in turns],
+                images=[row["images"] for row in rows],
+                padding=True,
+                padding_side="right",
+                return_tensors="pt",
+            )
+            return joined
+        for turn in turns:
+            if not any(end in turn["completion"] for end in self._ends):
+                turn["completion"] = turn["completion"].rstrip() + self._ends[0]
+        collated: dict[str, torch.Tensor] = self._collate(
+            [{**turn, "images": row["images"]} for turn, row in zip(turns, rows, strict=True)]
+        )
+        return collated
+
+
 def _trainer_settings(
-    settings: FinetuningSettings, rows: int, seed: int, scratch: str, device: torch.device, report_to: list[str]
+    settings: FinetuningSettings,
+    rows: int,
+    rows_at_a_time: int,
+    seed: int,
+    scratch: str,
+    device: torch.device,
+    report_to: list[str],
 ) -> SFTConfig:
     steps = math.ceil(settings.epochs * math.ceil(rows / settings.batch_size))
     return SFTConfig(
@@ -184,7 +271,8 @@ def _trainer_settings(
         num_train_epochs=settings.epochs,
         # In transformers' words: instead of epochs.
         max_steps=settings.max_steps if 0 < settings.max_steps < steps else -1,
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=rows_at_a_time,
+        gradient_accumulation_steps=settings.batch_size // rows_at_a_time,
         learning_rate=settings.learning_rate,
         warmup_steps=settings.warmup_ratio,  # below 1 it is a share of the steps
         weight_decay=settings.weight_decay,
@@ -193,7 +281,9 @@ def _trainer_settings(
         completion_only_loss=True,
         remove_unused_columns=False,
         # Recomputing activations pays only where memory is short.
-        gradient_checkpointing=device.type != "cpu",
+        gradient_checkpointing=(
+            device.type != "cpu" if settings.gradient_checkpointing is None else settings.gradient_checkpointing
+        ),
         bf16=False,
         use_cpu=device.type == "cpu",
         seed=seed,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -44,6 +45,8 @@ __all__ = [
     "roll_out",
     "shared_pool",
 ]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -191,24 +194,76 @@ def episode_id(task: Task, policy: Policy, seed: int) -> str:
 
 
 class _Lane:
-    """One world and the episode that runs in it."""
+    """One world and the episode that runs in it; where the world is lost, the episode is played again in a fresh one."""
 
-    def __init__(self, world: World, task: Task, seed: int, policy: Policy) -> None:
+    def __init__(self, world: World, task: Task, seed: int, policy: Policy, restarts: int) -> None:
         self.world, self.task, self.seed, self.policy = world, task, seed, policy
         self.id = episode_id(task, policy, seed)
+        self.restarts = self.restarts_left = restarts
+        self.replies: list[tuple[Reply, str]] = []
+        self.made = Recording()
+        try:
+            self._begin()
+        except WorldError as error:
+            self._repeat(error)
+
+    def _begin(self) -> None:
         self.actions: list[str] = []
-        self.told = steps_of(task.instruction) if policy.by_parts else [task.instruction]
+        self.told = steps_of(self.task.instruction) if self.policy.by_parts else [self.task.instruction]
         self.made = Recording()
         self.finished = False
-        self.picture, _ = world.reset(seed=seed, options={"task": task})
+        self.picture, _ = self.world.reset(seed=self.seed, options={"task": self.task})
         self._record_frame()
+
+    def _repeat(self, error: WorldError) -> None:
+        """Play the same replies in a fresh world.
+
+        They come to the same frames, and the episode goes on as if nothing had been. In a world that is never twice the
+        same they do not: then it begins once more, and the policy is asked anew.
+        """
+        lived = self.made.frames
+        while True:
+            if self.restarts_left == 0:
+                raise WorldError(
+                    f"{error} It was try {self.restarts + 1} of {self.restarts + 1} to play task {self.task.task_id} in "
+                    f"{self.task.scene}; see `selu doctor`, or raise world.restarts or world.step_timeout."
+                ) from error
+            self.restarts_left -= 1
+            logger.warning("%s Episode %s is played again from its start.", error, self.id)
+            try:
+                self._begin()
+                for reply, prompt in self.replies:
+                    self._perform(reply, prompt)
+                if self.made.frames[: len(lived)] != lived:
+                    self.replies, lived = [], []
+                    self._begin()
+                return
+            except WorldError as again:
+                error = again
 
     def situation(self) -> Situation:
         draw = np.random.SeedSequence([self.seed, len(self.actions)]).generate_state(1, np.uint64)[0]
         world = self.world if self.policy.scripted else None
         return Situation(self.told[0], self.picture, tuple(self.actions), int(draw) >> 1, world, self.world.skill_set)
 
+    def turn(self) -> None:
+        """A step of a scripted policy, which looks into the world itself and may lose it."""
+        try:
+            reply = self.policy.act([self.situation()])[0]
+        except WorldError as error:
+            self._repeat(error)
+        else:
+            self.step(reply, "")
+
     def step(self, reply: Reply, prompt: str) -> None:
+        """Perform a reply."""
+        self.replies.append((reply, prompt))
+        try:
+            self._perform(reply, prompt)
+        except WorldError as error:
+            self._repeat(error)
+
+    def _perform(self, reply: Reply, prompt: str) -> None:
         """Performs the reply, save where it is the Done of one part of several: then the next part is asked about."""
         if reply.text.strip() == DONE and len(self.told) > 1:
             del self.told[0]
@@ -269,6 +324,7 @@ def roll_out(
     policy: Policy,
     worlds: Sequence[World],
     *,
+    restarts: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> Recording:
     """Play each task once and return the recording in the tasks' order.
@@ -276,7 +332,10 @@ def roll_out(
     ``seeds[i]`` decides the draws of episode ``i``, which runs in world ``i mod n``. A scripted policy gives the same
     recording for any number of worlds; an actor's differs by no more than how a batch of that size is rounded.
 
-    Raises WorldError if a simulator is lost; nothing is half-recorded.
+    An episode whose world raises WorldError is played again from its start, ``restarts`` times at most, while the others
+    wait; a world's ``reset`` brings up again what was lost. Its recording is that of an undisturbed one.
+
+    Raises WorldError if an episode loses its world once more than that; nothing is half-recorded.
     """
     if len(tasks) != len(seeds):
         raise ValueError(f"one seed a task: got {len(tasks)} tasks and {len(seeds)} seeds")
@@ -287,13 +346,16 @@ def roll_out(
         while len(made) < len(tasks):
             free = [k for k in range(len(worlds)) if k not in running and waiting[k]]
             numbers = [waiting[k].pop(0) for k in free]
-            started = threads.map(lambda k, i: _Lane(worlds[k], tasks[i], seeds[i], policy), free, numbers)
+            started = threads.map(lambda k, i: _Lane(worlds[k], tasks[i], seeds[i], policy, restarts), free, numbers)
             running.update({k: (i, lane) for k, i, lane in zip(free, numbers, started, strict=True)})
-            lanes = [running[k] for k in sorted(running)]
-            situations = [lane.situation() for _, lane in lanes]
-            replies = policy.act(situations)
-            prompts = [policy.prompt(s).text if isinstance(policy, ActorPolicy) else "" for s in situations]
-            list(threads.map(lambda item, r, p: item[1].step(r, p), lanes, replies, prompts))
+            lanes = [running[k][1] for k in sorted(running)]
+            if policy.scripted:
+                list(threads.map(_Lane.turn, lanes))
+            else:
+                situations = [lane.situation() for lane in lanes]
+                replies = policy.act(situations)
+                prompts = [policy.prompt(s).text if isinstance(policy, ActorPolicy) else "" for s in situations]
+                list(threads.map(_Lane.step, lanes, replies, prompts))
             for k in sorted(running):
                 i, lane = running[k]
                 if lane.finished:

@@ -7,6 +7,7 @@ its own, beside the episodes.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -121,9 +122,7 @@ def draw_tasks(
 
 
 @stage_task(PROBE_TASKS)
-def freeze_probe(
-    workspace: Workspace, shard: Shard, name: Literal["probe_a", "probe_b"], count: int, kinds: tuple[TaskKind, ...]
-) -> FrozenTasks:
+def freeze_probe(workspace: Workspace, shard: Shard, name: str, count: int, kinds: tuple[TaskKind, ...]) -> FrozenTasks:
     """The first `count` tasks of a frozen probe set that are of the practised kinds, or all of them if there are fewer.
 
     Kinds take turns in the set, so that any beginning is a mixture.
@@ -177,10 +176,15 @@ def roll_out_shard(
         played = read_table(store.path(tasks) / "tasks.parquet", HouseholdTask)[shard.start : shard.stop]
         seeds = [derived_seed(seed, "episode", shard.start + offset) for offset in range(len(played))]
         with shared_pool(world).worlds(min(rollout.players, len(played))) as worlds:
-            recording = roll_out(played, seeds, _acting(policy, store), worlds, progress=report)
+            acting = _acting(policy, store)
+            recording = roll_out(played, seeds, acting, worlds, restarts=world.restarts, progress=report)
+            simulator = worlds[0].metadata.get("simulator")
         write_table(path / "episodes.parquet", recording.episodes, Episode)
         write_table(path / "steps.parquet", recording.steps, Step)
         write_table(path / "frames.parquet", recording.frames, Frame)
+        if simulator:  # of the embedded player the provenance says all that there is
+            described = {"simulator": simulator, "settings": world_config_of(world)}
+            (path / "world.json").write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
         def write_truth(sealed: Path) -> None:
             write_table(sealed / "oracle_episodes.parquet", recording.oracle_episodes, OracleEpisode)

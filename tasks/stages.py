@@ -174,7 +174,7 @@ def device_type_of(settings: ModelSettings) -> str:
 
 def world_config_of(settings: WorldSettings) -> dict[str, Json]:
     """What of a world's settings shapes its frames, the embedded layouts included; not how long it may take."""
-    config: dict[str, Json] = settings.model_dump(mode="json", exclude={"start_timeout", "step_timeout", "x_display"})
+    config: dict[str, Json] = settings.model_dump(mode="json", exclude={"start_timeout", "step_timeout", "restarts", "x_display"})
     return config | {"layouts": file_digest(LAYOUTS_FILE)}
 
 

@@ -13,9 +13,11 @@ import hashlib
 import inspect
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -28,6 +30,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     GenerationConfig,
+    GenerationMixin,
     LogitsProcessor,
     LogitsProcessorList,
 )
@@ -47,9 +50,11 @@ __all__ = [
     "ModelSource",
     "TransformersModel",
     "check_adapter",
+    "is_out_of_memory",
     "load_model",
     "load_processor",
     "load_weights",
+    "loading_options",
     "locate_model",
     "model_revision",
 ]
@@ -65,6 +70,13 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 _HASHED_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")
+
+# For processors that write the turn themselves and come without a template, such as PaliGemma's.
+_BARE_TEMPLATE = (
+    "{% for message in messages %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endfor %}"
+)
 
 Result = TypeVar("Result")
 
@@ -184,6 +196,8 @@ def load_processor(source: ModelSource) -> Any:
             f"The model {source.label!r} has no image processor beside its tokenizer; save its processor into the folder "
             "with save_pretrained()."
         )
+    if processor.chat_template is None and takes_suffix(processor):
+        processor.chat_template = _BARE_TEMPLATE.replace("IMAGE", processor.image_token)
     if processor.chat_template is None:
         raise ConfigError(
             f"The processor of the model {source.label!r} has no chat template; choose an instruction-tuned model or add "
@@ -192,11 +206,18 @@ def load_processor(source: ModelSource) -> Any:
     return processor
 
 
-def load_weights(source: ModelSource, dtype: str, device: torch.device) -> Any:
-    """Read the weights of a model, in evaluation mode.
+def takes_suffix(processor: Any) -> bool:
+    """Whether a processor joins prompt and completion itself, telling apart what each may see (a prefix language model)."""
+    return "suffix" in inspect.signature(processor.__call__).parameters
+
+
+def load_weights(
+    source: ModelSource, dtype: str, device: torch.device, options: Mapping[str, Any] = MappingProxyType({})
+) -> Any:
+    """Read the weights of a model, in evaluation mode. `options` are those of :func:`loading_options`.
 
     Raises:
-        ConfigError: the weights do not fit the configuration, or `dtype` is unknown.
+        ConfigError: the weights do not fit the configuration or the options, or `dtype` is unknown.
     """
     if dtype not in _DTYPES:
         raise ConfigError(f"The data type of a model must be one of {', '.join(_DTYPES)}, got {dtype!r}.")
@@ -207,9 +228,10 @@ def load_weights(source: ModelSource, dtype: str, device: torch.device) -> Any:
             dtype=_DTYPES[dtype],
             use_safetensors=True,
             output_loading_info=True,
+            **options,
         )
         model, report = loaded
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ConfigError(
             f"The weights of the model {source.label!r} could not be loaded: {_first_line(error)}"
         ) from error
@@ -222,11 +244,69 @@ def load_weights(source: ModelSource, dtype: str, device: torch.device) -> Any:
     # torch.matmul takes another path, which rounds differently, where a weight wants a gradient; PEFT switches that off for
     # all weights as soon as an adapter is put in, so it is off from the start.
     model.requires_grad_(False)
+    if "device_map" in options:
+        # Accelerate has put every layer where it belongs.
+        return model.eval()
     # Weights lie in the mapped file as they came. MKL promises equal results from run to run only for aligned memory,
     # which torch's own allocator gives.
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
     return model.to(device).eval()
+
+
+def loading_options(settings: ModelSettings) -> dict[str, Any]:
+    """What `settings` add to ``from_pretrained``; nothing with the defaults.
+
+    Raises:
+        ConfigError: the device, or a package that is not installed, rules one of them out.
+    """
+    options: dict[str, Any] = {}
+    if settings.dtype == "bfloat16" and settings.device.startswith(("cuda", "auto")):
+        device = resolve_device(settings.device)
+        if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise ConfigError(
+                f"dtype=bfloat16 is nothing that this GPU ({device}) computes in; use float16 or float32."
+            )
+    if settings.dtype == "float16" and resolve_device(settings.device).type == "cpu":
+        raise ConfigError("dtype=float16 does not run on a CPU; use float32 or bfloat16.")
+    if settings.attention != "auto":
+        options["attn_implementation"] = settings.attention
+    if settings.attention == "flash_attention_2":
+        _want_cuda("attention=flash_attention_2", settings, "use sdpa")
+        _want_package("flash_attn", "attention=flash_attention_2", "pip install flash-attn")
+        if settings.dtype == "float32":
+            raise ConfigError("attention=flash_attention_2 computes in half precision; set dtype=bfloat16 or use sdpa.")
+    if settings.device_map is not None:
+        if isinstance(settings.device_map, str):
+            _want_cuda(
+                f"device_map={settings.device_map}", settings, "leave it out, or give a map from module to device"
+            )
+        options["device_map"] = settings.device_map
+    if settings.quantization == "4bit":
+        _want_cuda("quantization=4bit", settings, "use none, with dtype=bfloat16 to save memory")
+        _want_package("bitsandbytes", "quantization=4bit", 'pip install "selu[4bit]"')
+        from transformers import BitsAndBytesConfig
+
+        # As in QLoRA (arXiv 2305.14314): NF4, its constants quantised once more.
+        options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=_DTYPES[settings.dtype],
+        )
+        options.setdefault("device_map", {"": resolve_device(settings.device)})
+    return options
+
+
+def _want_cuda(what: str, settings: ModelSettings, way_out: str) -> None:
+    device = resolve_device(settings.device)
+    if device.type != "cuda":
+        raise ConfigError(f"{what} needs a CUDA GPU, and device={settings.device} is {device.type} here; {way_out}.")
+
+
+def _want_package(package: str, what: str, way_out: str) -> None:
+    if find_spec(package) is None:
+        raise ConfigError(f"{what} needs the package {package}, which is not installed: {way_out}.")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -277,11 +357,11 @@ def linear_layers(model: Any) -> dict[str, tuple[int, int]]:
     }
 
 
-def check_adapter_fits(path: Path, layers: dict[str, tuple[int, int]], source: ModelSource) -> None:
-    """Compare an adapter with the model `source` and its linear layers.
+def check_adapter_base(path: Path, source: ModelSource) -> None:
+    """Compare the model that an adapter was trained on, if it tells, with `source`.
 
     Raises:
-        ConfigError: it was trained on another model, or adapts a layer that this one does not have, or has in another size.
+        ConfigError: it was another one.
     """
     if (path / BASE_MODEL).is_file():
         trained_on = json.loads((path / BASE_MODEL).read_text())
@@ -290,6 +370,15 @@ def check_adapter_fits(path: Path, layers: dict[str, tuple[int, int]], source: M
                 f"The adapter in {path} was trained on the model {trained_on['model']!r} of revision {trained_on['revision']}, "
                 f"not on {source.label!r} of revision {source.revision}; train it again or give that model."
             )
+
+
+def check_adapter_fits(path: Path, layers: dict[str, tuple[int, int]], source: ModelSource) -> None:
+    """Compare an adapter with the model `source` and its linear layers.
+
+    Raises:
+        ConfigError: it was trained on another model, or adapts a layer that this one does not have, or has in another size.
+    """
+    check_adapter_base(path, source)
     with safe_open(path / ADAPTER_WEIGHTS, framework="pt") as tensors:
         for key in tensors.keys():  # noqa: SIM118 (safe_open is no mapping)
             layer, _, kind = key.removeprefix("base_model.model.").partition(".lora_")
@@ -309,11 +398,19 @@ def check_adapter_fits(path: Path, layers: dict[str, tuple[int, int]], source: M
 
 def model_revision(settings: ModelSettings, adapter: Path | None = None) -> str:
     """Return what ``load_model(settings, adapter).revision`` would be, without reading weights into memory."""
-    return _revision(locate_model(settings), adapter or settings.adapter)
+    loading_options(settings)
+    path = adapter or settings.adapter
+    return _revision(locate_model(settings), _variant(settings), None if path is None else check_adapter(path))
 
 
-def _revision(source: ModelSource, adapter: Path | None) -> str:
-    return source.revision if adapter is None else f"{source.revision}+{check_adapter(adapter)}"
+def _revision(source: ModelSource, variant: str, adapter: str | None) -> str:
+    return source.revision + variant + ("" if adapter is None else f"+{adapter}")
+
+
+def _variant(settings: ModelSettings) -> str:
+    """How the weights are run, where that changes answers by more than the kind of device does."""
+    ways = (settings.quantization if settings.quantization != "none" else "", settings.attention)
+    return "".join(f"-{way}" for way in ways if way not in {"", "auto"})
 
 
 def _file_digest(path: Path) -> str:
@@ -342,6 +439,8 @@ class _Weights:
     source: ModelSource
     processor: Any
     model: Any
+    variant: str = ""
+    quantized: bool = False
     lock: threading.RLock = field(default_factory=threading.RLock)
     peft: PeftModel | None = None
     active: str | None = None
@@ -376,11 +475,12 @@ class _Weights:
         """Answer under this adapter from now on; None is the base model itself.
 
         In float32 the adapter is merged into the weights it adapts, which spares two small products a layer; going back
-        restores a copy of them bit for bit. In half precision merging would round, so the adapter stays beside them.
+        restores a copy of them bit for bit. In half precision or 4 bits merging would round, so the adapter stays beside
+        them.
         """
         if self.peft is None or name == self.active:
             return
-        merge = self.model.dtype == torch.float32
+        merge = self.model.dtype == torch.float32 and not self.quantized
         tuner: Any = self.peft.base_model
         if merge and self.pristine:
             tuner.unmerge_adapter()
@@ -400,11 +500,23 @@ class _Weights:
         self.active = name
 
 
+@dataclass(frozen=True)
+class _Options:
+    """Options of loading, equal if their text is."""
+
+    text: str
+    values: dict[str, Any] = field(compare=False)
+
+
+# One thread loads at a time: two that want the same model get the same.
+_LOADING = threading.Lock()
+
+
 # A round uses one base model; two leave room for an actor and a critic of different kinds.
 @functools.lru_cache(maxsize=2)
-def _load(source: ModelSource, dtype: str, device: torch.device) -> _Weights:
+def _load(source: ModelSource, dtype: str, device: torch.device, options: _Options, variant: str) -> _Weights:
     processor = load_processor(source)
-    model = load_weights(source, dtype, device)
+    model = load_weights(source, dtype, device, options.values)
     config, tokenizer = model.generation_config, processor.tokenizer
     end = config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id
     if tokenizer.pad_token_id is None:
@@ -413,7 +525,7 @@ def _load(source: ModelSource, dtype: str, device: torch.device) -> _Weights:
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False, eos_token_id=end, pad_token_id=tokenizer.pad_token_id, bos_token_id=config.bos_token_id
     )
-    return _Weights(source, processor, model)
+    return _Weights(source, processor, model, variant, quantized="quantization_config" in options.values)
 
 
 def load_model(settings: ModelSettings, adapter: Path | None = None) -> TransformersModel:
@@ -424,7 +536,9 @@ def load_model(settings: ModelSettings, adapter: Path | None = None) -> Transfor
     Raises:
         ConfigError: the model or adapter is missing, incomplete, or of the wrong kind.
     """
-    weights = _load(locate_model(settings), settings.dtype, resolve_device(settings.device))
+    options, source, device = loading_options(settings), locate_model(settings), resolve_device(settings.device)
+    with _LOADING:
+        weights = _load(source, settings.dtype, device, _Options(repr(options), options), _variant(settings))
     model = TransformersModel(
         weights, settings.batch_size, threads=settings.threads, prompt_style=settings.prompt_style
     )
@@ -473,9 +587,9 @@ class TransformersModel:
 
     @property
     def revision(self) -> str:
-        """Content hash of the base weights, followed by ``+`` and the adapter's if there is one."""
-        base = self._weights.source.revision
-        return base if self._adapter is None else f"{base}+{self._adapter}"
+        """Content hash of the base weights, followed by how they are run if that is special (``-4bit``), and by ``+`` and
+        the adapter's hash if there is one."""
+        return _revision(self._weights.source, self._weights.variant, self._adapter)
 
     def with_adapter(self, path: Path | None) -> TransformersModel:
         """Return the same base weights under another adapter (None: under none).
@@ -573,7 +687,13 @@ class TransformersModel:
                 mask = torch.cat([inputs["attention_mask"], torch.ones_like(rest[:, 1:])], dim=1)
                 # A forward pass writes into the cache it is given.
                 cache = copy.deepcopy(output.past_key_values)
-                logits = self._weights.model(input_ids=rest[:, :-1], attention_mask=mask, past_key_values=cache).logits
+                model, read = self._weights.model, rest[:, :-1]
+                logits = model(
+                    input_ids=read,
+                    attention_mask=mask,
+                    past_key_values=cache,
+                    position_ids=_positions_after(model, read, mask, cache),
+                ).logits
                 total = total + logits.double().log_softmax(dim=-1).gather(2, rest[:, 1:, None])[:, :, 0].sum(dim=1)
             table[:, column] = total.cpu().numpy()
         return table
@@ -584,15 +704,21 @@ class TransformersModel:
             [_conversation(prompt.text, len(prompt.images)) for prompt in prompts], add_generation_prompt=True
         )
         images = [list(prompt.images) for prompt in prompts] if prompts[0].images else None
-        inputs = processor(
-            text=texts,
-            images=images,
-            padding=True,
-            padding_side="left",
-            return_tensors="pt",
-            # The chat template has written them.
-            add_special_tokens=False,
-        )
+        try:
+            inputs = processor(
+                text=texts,
+                images=images,
+                padding=True,
+                padding_side="left",
+                return_tensors="pt",
+                # The chat template has written them.
+                add_special_tokens=False,
+            )
+        except ValueError as error:
+            raise ConfigError(
+                f"The processor of the model {self._weights.source.label!r} refuses prompts of {len(prompts[0].images)} "
+                f"images: {_first_line(error)}"
+            ) from error
         inputs.pop("labels", None)  # PaliGemma's processor adds them.
         # The copy is for memory alignment, as in `load_weights`: the processor's arrays are numpy's.
         inputs = {
@@ -642,9 +768,18 @@ class TransformersModel:
             tokens.append(processor.tokenizer(reply, add_special_tokens=False)["input_ids"])
         begins_another = any(a is not b and b[: len(a)] == a for a in tokens for b in tokens)
         if begins_another:
-            end = self._weights.model.generation_config.eos_token_id
-            tokens = [[*choice, end if isinstance(end, int) else end[0]] for choice in tokens]
+            tokens = [[*choice, self._end_of_turn()] for choice in tokens]
         return tokens
+
+    def _end_of_turn(self) -> int:
+        """The token that the chat template puts after a reply; the first that ends a text where it puts none."""
+        processor = self._weights.processor
+        end = self._weights.model.generation_config.eos_token_id
+        ends = [end] if isinstance(end, int) else list(end)
+        turns = [*_conversation("?", 0), {"role": "assistant", "content": [{"type": "text", "text": "?"}]}]
+        after = processor.apply_chat_template(turns).rpartition("?")[2]
+        written = processor.tokenizer(after, add_special_tokens=False)["input_ids"]
+        return next((token for token in written if token in ends), ends[0])
 
     # -- batching
 
@@ -665,7 +800,7 @@ class TransformersModel:
                 try:
                     results.update(zip(rows, answer(rows), strict=True))
                 except RuntimeError as error:
-                    if not _is_out_of_memory(error):
+                    if not is_out_of_memory(error):
                         raise
                     if len(rows) == 1:
                         raise TransientError(
@@ -690,6 +825,18 @@ def _conversation(text: str, images: int) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]}]
 
 
+def _positions_after(model: Any, tokens: torch.Tensor, mask: torch.Tensor, cache: Any) -> torch.Tensor | None:
+    """Positions of `tokens` that follow what is in `cache`; None where the model itself counts them right.
+
+    A model that gives a picture's tokens positions in two dimensions (Qwen's) counts on only in `generate`.
+    """
+    count = type(model)._prepare_position_ids_for_generation
+    if count is GenerationMixin._prepare_position_ids_for_generation:
+        return None
+    positions: torch.Tensor = count(model, tokens, {"attention_mask": mask, "past_key_values": cache})
+    return positions[..., -tokens.shape[1] :]
+
+
 def _picture_key(prompt: Prompt) -> bytes:
     digest = hashlib.sha256()
     for image in prompt.images:
@@ -712,5 +859,6 @@ def _batching_order(prompts: Sequence[Prompt]) -> list[int]:
     return sorted(range(len(prompts)), key=place)
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error is one of memory, which a smaller batch may cure."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

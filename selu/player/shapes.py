@@ -473,4 +473,9 @@ _SHAPES: dict[str, Callable[[_Builder], None]] = {
     "ArmChair": _sofa,
     "Sink": _sink,
     "GarbageCan": _garbage_can,
+    # VirtualHome's
+    "Stove": _cabinet,
+    "Dishwasher": _cabinet,
+    "WashingMachine": _cabinet,
+    "Computer": _television,
 }

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -17,7 +17,7 @@ from selu.worlds.actions import DONE, SKILL_SETS
 from selu.worlds.base import World, holds
 from selu.worlds.vocabulary import NAMES, SAME_TYPE
 
-__all__ = ["next_action", "random_action", "sibling_goal", "solve", "would_finish"]
+__all__ = ["HasPlanner", "next_action", "random_action", "sibling_goal", "solve", "would_finish"]
 
 VERBS = {
     "held": "PickUp", "open": "Open", "closed": "Close", "on": "ToggleOn", "off": "ToggleOff", "inside": "Put",
@@ -39,6 +39,15 @@ PATIENCE = 12
 """Steps on the way to one place before another one is tried, from where the view may be free."""
 
 
+@runtime_checkable
+class HasPlanner(Protocol):
+    """A world that plans for itself, because what it knows has another form than AI2-THOR's. See the functions here."""
+
+    def next_action(self, before: Sequence[str], goal: tuple[Condition, ...]) -> str: ...
+    def would_finish(self, action: str) -> bool: ...
+    def sibling_goal(self, before: Sequence[str]) -> tuple[Condition, ...] | None: ...
+
+
 def solve(world: World) -> list[str]:
     """Play the running episode of a freshly reset world to its end; returns the actions."""
     actions: list[str] = []
@@ -51,8 +60,11 @@ def solve(world: World) -> list[str]:
 
 def next_action(world: World, before: Sequence[str], goal: tuple[Condition, ...] | None = None) -> str:
     """What the planner does next towards the goal (default: the running task's), having done ``before``."""
+    goal = world.task.goal if goal is None else goal
+    if isinstance(world, HasPlanner):
+        return world.next_action(before, goal)
     facts = world.oracle().facts
-    for condition in world.task.goal if goal is None else goal:
+    for condition in goal:
         if not holds((condition,), facts):
             return _towards(condition, world.candidates(), before, world.skill_set)
     return DONE
@@ -60,6 +72,8 @@ def next_action(world: World, before: Sequence[str], goal: tuple[Condition, ...]
 
 def would_finish(world: World, action: str) -> bool:
     """Whether an action is the one that fulfils the last open condition of the running task's goal."""
+    if isinstance(world, HasPlanner):
+        return world.would_finish(action)
     facts = world.oracle().facts
     left = [condition for condition in world.task.goal if not holds((condition,), facts)]
     return len(left) == 1 and action == f"{VERBS[left[0].predicate]}({left[0].receptacle_type or left[0].object_type})"
@@ -68,6 +82,8 @@ def would_finish(world: World, action: str) -> bool:
 def sibling_goal(world: World, before: Sequence[str]) -> tuple[Condition, ...] | None:
     """The running task's goal with another thing in its last condition: the nearest to the start of those that it can be
     done to and has not been done to but by ``before``. None where there is no such thing."""
+    if isinstance(world, HasPlanner):
+        return world.sibling_goal(before)
     *first, last = world.task.goal
     setup, verb, able = world.task.setup, VERBS[last.predicate], ABLE.get(last.predicate, "pickupable")
     near: dict[str, float] = {}

@@ -14,25 +14,30 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from selu.config import TaskSettings, scenes_of_split
+from selu.config import Split, TaskSettings, scenes_of_split
 from selu.errors import ConfigError
 from selu.records import Condition, Setup, Task
 from selu.worlds.base import World, holds
-from selu.worlds.vocabulary import NAMES, spoken_name, type_of
+from selu.worlds.vocabulary import CHARACTER, NAMES, spoken_name, type_of
 
 __all__ = [
     "ENCLOSING",
     "FROZEN",
     "Draft",
+    "HasKinds",
+    "HasScenes",
+    "changing",
     "frozen_tasks",
     "generate_tasks",
     "goal_of_instruction",
+    "has_probes",
     "join_steps",
     "kind_of_instruction",
+    "probe_set",
     "start_key",
     "steps_of",
     "user_tasks",
@@ -71,6 +76,23 @@ class Draft:
 Objects = Sequence[Mapping[str, Any]]
 
 
+@runtime_checkable
+class HasScenes(Protocol):
+    """A world whose scenes are not iTHOR's."""
+
+    def scenes(self, split: Split) -> Sequence[str]:
+        """Names of the scenes of a split."""
+        ...
+
+
+@runtime_checkable
+class HasKinds(Protocol):
+    """A world with kinds of task of its own; its candidates describe objects in AI2-THOR's words."""
+
+    kinds: Mapping[str, Callable[[Objects, np.random.Generator], Draft | None]]
+    """Kind -> what draws one of a scene's objects, or gives None where there is nothing to do it to."""
+
+
 def start_key(task: Task) -> tuple[Any, ...]:
     """What must differ between practice and probe: scene, goal objects, start pose."""
     about = tuple(sorted({c.object_type for c in task.goal}))
@@ -96,13 +118,14 @@ def generate_tasks(
     Raises:
         ConfigError: the scenes hold no solvable task of a kind.
     """
-    scenes = settings.scenes or scenes_of_split(settings.split)
     worlds = [world] if isinstance(world, World) else list(world)
+    scenes = _scenes(settings, worlds[0])
     if settings.instructions is not None:
         return user_tasks(settings.instructions, worlds[0], scenes, seed, count)
-    reserved = (
-        {start_key(t) for t in frozen_tasks("probe_a")} if settings.split == "learning" and not freezing else set()
-    )
+    reserved = set()
+    if settings.split == "learning" and not freezing:
+        # What is practised in another world begins in none of these scenes.
+        reserved = {start_key(t) for path in FROZEN.glob("*probe_a.jsonl") for t in frozen_tasks(path.stem)}
     shuffled = np.random.default_rng(np.random.SeedSequence([seed, count])).permutation(count)
     spoiled = {int(i) for i in shuffled[: round(settings.unsolvable * count)]}
     tasks: dict[int, Task] = {}
@@ -116,6 +139,17 @@ def generate_tasks(
     with ThreadPoolExecutor(max_workers=len(worlds)) as threads:
         list(threads.map(draw_every, range(len(worlds))))
     return [tasks[i] for i in range(count)]
+
+
+def _scenes(settings: TaskSettings, world: World) -> Sequence[str]:
+    if not isinstance(world, HasScenes):
+        return settings.scenes or scenes_of_split(settings.split)
+    if settings.scenes:
+        raise ConfigError(
+            f"tasks.scenes names scenes of iTHOR ({settings.scenes[0]}), but this world has its own; leave tasks.scenes "
+            "empty and choose by tasks.split"
+        )
+    return world.scenes(settings.split)
 
 
 def _draw_solvable(
@@ -151,8 +185,15 @@ def _draw(kind: str, scene: str, world: World, rng: np.random.Generator) -> Task
     blank = _finish(scene, kind, "look around", (), Setup(spawn_seed=spawn_seed, position=(0, 0.9, 0), rotation=0))
     world.reset(options={"task": blank})
     truth = world.candidates()
+    kinds = world.kinds if isinstance(world, HasKinds) else _KINDS
+    if "metadata" not in truth or kind not in kinds:
+        known = f"it knows {', '.join(kinds)}" if "metadata" in truth else "no objects are known to draw them of"
+        raise ConfigError(
+            f"Tasks of kind `{kind}` cannot be drawn in this world: {known}. Change tasks.kinds, or give a list of your "
+            "own in tasks.instructions."
+        )
     objects: Objects = truth["metadata"]["objects"]
-    draft = _KINDS[kind](objects, rng)
+    draft = kinds[kind](objects, rng)
     if draft is None:
         return None
     states = {**_distractions(objects, draft, rng), **{k: dict(v) for k, v in draft.states.items()}}
@@ -252,7 +293,7 @@ def _pick_up(objects: Objects, rng: np.random.Generator, without: Iterable[str] 
     return Draft(f"pick up the {spoken_name(chosen)}", goal, found[chosen][0]["objectId"], {})
 
 
-def _change(
+def changing(
     types: tuple[str, ...], able: str, state: str, to: bool, predicate: str, phrase: str
 ) -> Callable[..., Draft | None]:
     """A kind that turns ``state`` of one instance; every other instance of the type starts as the goal needs it."""
@@ -271,12 +312,12 @@ def _change(
     return draw
 
 
-_open = _change(OPENABLE, "openable", "isOpen", True, "open", "open the {}")
-_close = _change(OPENABLE, "openable", "isOpen", False, "closed", "close the {}")
-_toggle_on = _change(TOGGLEABLE, "toggleable", "isToggled", True, "on", "turn on the {}")
-_toggle_off = _change(TOGGLEABLE, "toggleable", "isToggled", False, "off", "turn off the {}")
-_break = _change(BREAKABLE, "breakable", "isBroken", True, "broken", "break the {}")
-_slice = _change(SLICEABLE, "sliceable", "isSliced", True, "sliced", "slice the {}")
+_open = changing(OPENABLE, "openable", "isOpen", True, "open", "open the {}")
+_close = changing(OPENABLE, "openable", "isOpen", False, "closed", "close the {}")
+_toggle_on = changing(TOGGLEABLE, "toggleable", "isToggled", True, "on", "turn on the {}")
+_toggle_off = changing(TOGGLEABLE, "toggleable", "isToggled", False, "off", "turn off the {}")
+_break = changing(BREAKABLE, "breakable", "isBroken", True, "broken", "break the {}")
+_slice = changing(SLICEABLE, "sliceable", "isSliced", True, "sliced", "slice the {}")
 
 
 def put_instruction(object_type: str, receptacle_type: str) -> str:
@@ -385,8 +426,12 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     (r"put the (?P<a>.+?) (?:in|on) the (?P<b>.+)", "inside"),
     (r"break the (?P<a>.+)", "broken"),
     (r"slice the (?P<a>.+)", "sliced"),
+    (r"grab the (?P<a>.+)", "held"),
+    (r"switch on the (?P<a>.+)", "on"),
+    (r"switch off the (?P<a>.+)", "off"),
+    (r"sit on the (?P<b>.+)", "inside"),
 )
-"""What :data:`_KINDS` say, read backwards."""
+"""What :data:`_KINDS` say, and VirtualHome's, read backwards."""
 _KIND_OF_PREDICATE = {
     "held": "pick_up",
     "open": "open",
@@ -404,7 +449,9 @@ def kind_of_instruction(instruction: str) -> str:
     goal = goal_of_instruction(instruction)
     if not goal:
         return "own"
-    return "two_step" if len(goal) > 1 else _KIND_OF_PREDICATE[goal[0].predicate]
+    if len(goal) > 1:
+        return "two_step"
+    return "sit" if goal[0].object_type == CHARACTER else _KIND_OF_PREDICATE[goal[0].predicate]
 
 
 def goal_of_instruction(instruction: str) -> tuple[Condition, ...] | None:
@@ -420,7 +467,12 @@ def goal_of_instruction(instruction: str) -> tuple[Condition, ...] | None:
                 return None
             conditions.append(
                 Condition.model_validate(
-                    {"predicate": predicate, "object_type": names["a"], "receptacle_type": names.get("b")}
+                    # Who sits is the actor, whom an instruction does not name.
+                    {
+                        "predicate": predicate,
+                        "object_type": names.get("a", CHARACTER),
+                        "receptacle_type": names.get("b"),
+                    }
                 )
             )
             break
@@ -444,18 +496,29 @@ def user_tasks(path: Path, world: World, scenes: Sequence[str], seed: int, count
         scene = scenes[int(rng.integers(len(scenes)))]
         setup = Setup(spawn_seed=int(rng.integers(2**31)), position=(0, 0.9, 0), rotation=0)
         world.reset(options={"task": _finish(scene, "own", texts[i % len(texts)], (), setup)})
-        reachable = world.candidates()["reachable"]
-        x, z = reachable[int(rng.integers(len(reachable)))]
-        setup = setup.model_copy(
-            update={"position": (float(x), 0.9, float(z)), "rotation": float(rng.integers(8) * 45)}
-        )
+        reachable = world.candidates().get("reachable")
+        if reachable is not None:  # a world that does not tell where one can stand decides by the spawn seed
+            x, z = reachable[int(rng.integers(len(reachable)))]
+            setup = setup.model_copy(
+                update={"position": (float(x), 0.9, float(z)), "rotation": float(rng.integers(8) * 45)}
+            )
         text = texts[i % len(texts)]
         tasks.append(_finish(scene, "own", text, goal_of_instruction(text) or (), setup))
     return tasks
 
 
+def probe_set(world: str, probe: str) -> str:
+    """Name of a world's frozen task set: probe ``a`` lies in the learning scenes, ``b`` in the transfer scenes."""
+    return f"probe_{probe}" if world == "thor" else f"{world}_probe_{probe}"
+
+
+def has_probes(world: str) -> bool:
+    """Whether frozen task sets of a world are shipped; of a user's own there are none."""
+    return (FROZEN / f"{probe_set(world, 'a')}.jsonl").is_file()
+
+
 def frozen_tasks(name: str) -> list[Task]:
-    """A shipped task set: ``probe_a`` (learning scenes) or ``probe_b`` (transfer scenes). Raises ConfigError."""
+    """A shipped task set, as :func:`probe_set` names it. Raises ConfigError."""
     path = FROZEN / f"{name}.jsonl"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in FROZEN.glob("*.jsonl")))

@@ -12,7 +12,7 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -45,6 +45,10 @@ STATES = {
     "isFilledWithLiquid": ("FillObjectWithLiquid", "EmptyLiquidFromObject"),
 }
 """Metadata key -> the actions that set it true and false."""
+PHYSICS = {"fixedDeltaTime": 0.02, "autoSimulationSeconds": 0.26, "actionSimulationSeconds": 0.26}
+"""What the real simulator is initialised with, so that each action simulates the same time in the same steps (seconds;
+ai2thor-rearrangement, pull request 6, whose text and code differ in a name). A build ignores the names it does not know.
+"""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,9 @@ class Observation:
 
 class Simulator(Protocol):
     """What speaks AI2-THOR's actions."""
+
+    description: Mapping[str, Any]
+    """Which build it is and how it was set up, as JSON; empty for the embedded household, which the settings tell."""
 
     def reset(self, scene: str) -> Observation:
         """Load a scene in its default state."""
@@ -73,25 +80,45 @@ class Simulator(Protocol):
 
 
 class ControllerSimulator:
-    """The ``ai2thor`` Controller, with the embedded player unless the settings ask for another or for the real build."""
+    """The ``ai2thor`` Controller, with the embedded player unless the settings ask for another or for the real build.
+
+    A player that ends, stalls, answers garbage or shows blank or stale frames is ended at once (see
+    :mod:`selu.worlds.supervision`); the call raises WorldError, and the next :meth:`reset` starts another. One that is
+    lost in its start is tried again, ``restarts`` times.
+    """
 
     def __init__(self, settings: WorldSettings) -> None:
-        # Whatever happens in the client's start, it must not look for Vulkan because a GPU is there for the models.
-        devices = os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        from selu.worlds.supervision import PlayerLost
+
+        self._settings = settings
+        self._controller: Any = None
+        self._seen: Observation | None = None
+        for left in reversed(range(settings.restarts + 1)):
+            try:
+                self._start()
+                break
+            except PlayerLost as error:
+                if left == 0:
+                    raise
+                logger.warning("%s; it is started again", error)
+        self.description: Mapping[str, Any] = {} if settings.embedded else self._describe()
+
+    def _start(self) -> None:
+        from selu.worlds.supervision import PlayerLost, SupervisedController, player_lost
+
         try:
-            self._controller = self._start(settings)
+            self._controller = SupervisedController(**self._arguments())
+        except ConfigError:
+            raise
         except Exception as error:
-            raise WorldError(
-                f"The AI2-THOR simulator did not start ({type(error).__name__}: {error}). "
-                "Run `selu doctor` to see what is missing; the embedded player needs no build and no display."
+            lost = player_lost(error)
+            raise (PlayerLost if lost else WorldError)(
+                f"The AI2-THOR simulator did not start ({lost or f'{type(error).__name__}: {error}'}). "
+                f"{_LOOK}; the embedded player needs no build and no display."
             ) from error
-        finally:
-            if devices is not None:
-                os.environ["CUDA_VISIBLE_DEVICES"] = devices
 
-    def _start(self, settings: WorldSettings) -> Any:
-        from ai2thor.controller import Controller
-
+    def _arguments(self) -> dict[str, Any]:
+        settings = self._settings
         arguments: dict[str, Any] = {
             "width": settings.width,
             "height": settings.height,
@@ -104,41 +131,82 @@ class ControllerSimulator:
             "server_start_timeout": settings.start_timeout,
             "quality": settings.quality,
             "scene": "FloorPlan1",
+            "local_executable_path": embedded_player_command() if settings.embedded else settings.local_executable_path,
+            "platform": settings.platform,
+            "x_display": settings.x_display,
         }
-        if settings.local_executable_path is None and not settings.embedded:
-            if settings.commit_id is not None:
-                arguments["commit_id"] = settings.commit_id
-            if settings.platform is not None:
-                import ai2thor.platform
-
-                arguments["platform"] = getattr(ai2thor.platform, settings.platform)
-            if settings.x_display is not None:
-                arguments["x_display"] = settings.x_display
-        else:
-            command = settings.local_executable_path or embedded_player_command()
-            arguments["local_executable_path"] = command
+        if not settings.embedded:
+            arguments |= PHYSICS
+        if settings.commit_id is not None:
+            arguments["commit_id"] = settings.commit_id
+        if arguments["local_executable_path"] is not None and settings.x_display is None:
             # The client insists on a display's name, even where nothing opens one.
-            arguments["x_display"] = settings.x_display or ":99"
-        return Controller(**arguments)
+            arguments["x_display"] = os.environ.get("DISPLAY", ":99")
+        return arguments
+
+    def _describe(self) -> dict[str, Any]:
+        """Which simulator this is, and what its client was told; nothing that differs from start to start."""
+        from ai2thor import __version__
+
+        patience = {"server_timeout", "server_start_timeout", "x_display"}
+        told = {name: value for name, value in self._arguments().items() if name not in patience}
+        return {"client": f"ai2thor {__version__}", "build": self._controller.build_id(), "arguments": told}
 
     def reset(self, scene: str) -> Observation:
-        return self._observe(lambda: self._controller.reset(scene))
+        self._seen = None
+        if self._controller is None:
+            self._start()
+        return self._observe(f"the reset to {scene}", lambda: self._controller.reset(scene))
 
     def step(self, action: str, **arguments: Any) -> Observation:
-        return self._observe(lambda: self._controller.step(action=action, **arguments))
+        if self._controller is None:
+            raise WorldError("The AI2-THOR simulator was lost; a reset starts it again.")
+        return self._observe(action, lambda: self._controller.step(action=action, **arguments))
 
-    def _observe(self, call: Any) -> Observation:
+    def _observe(self, doing: str, call: Callable[[], Any]) -> Observation:
+        from selu.worlds.supervision import PlayerLost, player_lost, suspicion
+
         try:
             event = call()
-        except ValueError as error:
-            raise ConfigError(f"AI2-THOR refused an action as malformed: {error}") from error
         except Exception as error:
-            raise WorldError(f"The AI2-THOR simulator was lost ({type(error).__name__}: {error}).") from error
-        return Observation(np.ascontiguousarray(event.frame), event.metadata, _areas(event))
+            lost = player_lost(error)
+            if lost is None and isinstance(error, ValueError):
+                raise ConfigError(f"AI2-THOR refused an action as malformed: {error}") from error
+            self.close()
+            raise PlayerLost(_lost(doing, lost or f"{type(error).__name__}: {error}")) from error
+        try:
+            seen = self._observation(event)
+            doubt = suspicion(self._seen, seen)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            self.close()
+            raise PlayerLost(_lost(doing, f"it answered garbage, {type(error).__name__}: {error}")) from error
+        if doubt is not None:
+            self.close()
+            raise PlayerLost(_lost(doing, doubt))
+        self._seen = seen
+        return seen
+
+    def _observation(self, event: Any) -> Observation:
+        """Raises what one gets from using an answer that lacks something."""
+        frame, wanted = event.frame, (self._settings.height, self._settings.width, 3)
+        if frame.shape != wanted or frame.dtype != np.uint8:
+            raise ValueError(f"a frame must be {wanted} uint8, got {frame.shape} {frame.dtype}")
+        seen = Observation(np.ascontiguousarray(frame), event.metadata, _areas(event))
+        facts_of(seen)
+        return seen
 
     def close(self) -> None:
-        with suppress(Exception):  # a dead player must not keep a run from ending
-            self._controller.stop()
+        controller, self._controller = self._controller, None
+        if controller is not None:
+            with suppress(Exception):  # a dead player must not keep a run from ending
+                controller.stop()
+
+
+_LOOK = "Run `selu doctor` to see what is missing, or read ~/.ai2thor/log/unity.log"
+
+
+def _lost(doing: str, reason: object) -> str:
+    return f"The AI2-THOR simulator was lost in {doing}: {reason}. What it printed is in ~/.ai2thor/log/unity.log."
 
 
 def embedded_player_command() -> str:
@@ -160,6 +228,8 @@ def _areas(event: Any) -> dict[str, int]:
 
 class PlayerSimulator:
     """The embedded household in this process, without the protocol: the same answers, for building corpora."""
+
+    description: Mapping[str, Any] = {}
 
     def __init__(self, settings: WorldSettings) -> None:
         from selu.player.household import Household
@@ -199,6 +269,7 @@ class ThorWorld(World):
         self.observation_space = gymnasium.spaces.Box(0, 255, shape, np.uint8)
         self.action_space = gymnasium.spaces.Text(max_length=64, min_length=0)
         self.render_mode = "rgb_array"
+        self.metadata = {**type(self).metadata, "simulator": simulator.description}
         self._task: Task | None = None
         self._reachable: NDArray[np.float64] | None = None
 

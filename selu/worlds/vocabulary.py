@@ -44,10 +44,25 @@ NAMES: dict[str, str] = {
 }
 """AI2-THOR type -> spoken name."""
 
+OTHER_NAMES: dict[str, str] = {
+    "Chair": "chair",
+    "ArmChair": "arm chair",
+    "Bench": "bench",
+    "Stove": "stove",
+    "Dishwasher": "dishwasher",
+    "WashingMachine": "washing machine",
+    "Radio": "radio",
+    "Computer": "computer",
+}
+"""Types that only VirtualHome has tasks about, for which the embedded base model has no words -> spoken name."""
+
+CHARACTER = "Character"
+"""The actor's own body, a thing like any other in VirtualHome's graphs: who sits on a sofa is on it."""
+
 SAME_TYPE = {"SinkBasin": "Sink", "BathtubBasin": "Bathtub"}
 """AI2-THOR type -> the type that it is called by: one says sink, and means what is inside it."""
 
-_TYPES = {name: object_type for object_type, name in NAMES.items()}
+_TYPES = {name: object_type for object_type, name in (NAMES | OTHER_NAMES).items()}
 
 
 def spoken_name(object_type: str) -> str:

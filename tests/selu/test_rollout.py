@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
+import numpy as np
 import pytest
 
 from selu.config import TaskSettings, WorldSettings
@@ -22,6 +24,7 @@ from selu.rollout import (
     WorldPool,
     roll_out,
 )
+from selu.worlds.base import Frame as Picture
 from selu.worlds.tasks import generate_tasks
 from selu.worlds.thor import PlayerSimulator, ThorWorld
 from tests.scripted_model import ScriptedModel
@@ -153,3 +156,59 @@ def test_players_that_came_up_are_stopped_when_another_did_not(monkeypatch: pyte
         pass
     assert len(started) == 4
     assert len(stopped) == 3
+
+
+class Failing(ThorWorld):
+    """Is lost in one step, once; what it shows afterwards is brighter if it is never twice the same."""
+
+    def __init__(self, at: int, *, brighter: int) -> None:
+        super().__init__(PlayerSimulator(SETTINGS), SETTINGS)
+        self.at, self.brighter, self.lost = at, brighter, False
+        self.resets = 0
+
+    def reset(self, **given: Any) -> tuple[Picture, dict[str, Any]]:
+        self.resets += 1
+        return self._shown(super().reset(**given)[0]), {}
+
+    def step(self, action: str) -> tuple[Picture, float, bool, bool, dict[str, Any]]:
+        self.at -= 1
+        if self.at < 0 and not self.lost:
+            self.lost = True
+            raise WorldError("The simulator was lost.")
+        frame, *rest = super().step(action)
+        return self._shown(frame), *rest  # type: ignore[return-value]
+
+    def _shown(self, frame: Picture) -> Picture:
+        return frame // 2 + np.uint8(self.brighter * self.resets)
+
+
+def test_an_episode_whose_world_is_lost_is_repeated_as_it_was(tasks: list[Task]) -> None:
+    actor = ActorPolicy(Counting({}), temperature=0.0, max_new_tokens=4, history=4)
+    plain = roll_out(tasks[:3], range(3), actor, [Failing(10**6, brighter=0) for _ in range(2)])
+    asked = len(actor.model.calls)  # type: ignore[attr-defined]
+    lossy = [Failing(3, brighter=0), Failing(10**6, brighter=0)]
+    assert roll_out(tasks[:3], range(3), actor, lossy) == plain
+    # The others' batches stay what they were.
+    assert len(actor.model.calls) == 2 * asked  # type: ignore[attr-defined]
+    with pytest.raises(WorldError, match=r"was lost.* try 1 of 1"):
+        roll_out(tasks[:3], range(3), actor, [Failing(3, brighter=0)], restarts=0)
+
+
+def test_in_a_world_that_is_never_twice_the_same_the_actor_is_asked_anew(tasks: list[Task]) -> None:
+    actor = ActorPolicy(Counting({}), temperature=0.0, max_new_tokens=4, history=4)
+    world = Failing(3, brighter=10)
+    made = roll_out(tasks[:1], [0], actor, [world])
+    assert world.resets == 3  # at first, to repeat it, and to begin again
+    assert [step.step for step in made.steps] == list(range(5))
+    assert [frame.frame_index for frame in made.frames] == list(range(6))
+    assert {step.action for step in made.steps[:4]} == {"RotateLeft"}
+    undisturbed = Failing(10**6, brighter=10)
+    undisturbed.resets = 2
+    assert made == roll_out(tasks[:1], [0], actor, [undisturbed])
+
+
+class Counting(ScriptedModel):
+    """An actor that turns four times and is done."""
+
+    def _answer(self, prompt: Prompt) -> tuple[str, float]:
+        return ("Done" if prompt.text.count("RotateLeft") >= 4 else "RotateLeft"), 0.5

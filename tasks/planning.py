@@ -1,0 +1,159 @@
+"""What a run would make and what it would find, said beforehand: by its settings beside those of finished rounds.
+
+Keys of artifacts hang on the bytes of what they are made of, so that only running tells them all. But a stage whose own
+settings, code and predecessors are those of a finished round, and whose artifacts are whole, is found.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import selu.tasks
+from selu.config import ModelSettings, Settings
+from selu.rounds import ROUND_STAGES, Round, StageName, Workspace, finished_rounds
+from selu.store import Store
+from selu.tasks.stages import Stage
+
+__all__ = ["PlannedStage", "memory_of", "plan"]
+
+_READS: dict[StageName, tuple[str, ...]] = {
+    "rollout": ("seed", "tasks", "world", "rollout", "actor"),
+    "frames": ("frames",),
+    "self_asking": ("self_asking", "critic"),
+    "hindsight": ("hindsight",),
+    "critic_dataset": ("dataset",),
+    "critic_finetuning": ("critic_finetuning",),
+    "rejudging": ("guard",),
+    "actor_finetuning": ("actor_finetuning",),
+    "evaluation": ("evaluation",),
+}
+"""The settings that each stage is the first to read; those after it hang on it."""
+_NO_MATTER = {
+    "world.start_timeout",
+    "world.step_timeout",
+    "world.restarts",
+    "world.x_display",
+    "actor.batch_size",
+    "critic.batch_size",
+}
+"""Settings that change no result."""
+
+_LIBRARIES = 1_000
+_PLAYER = 60
+_FRAMES = 500
+"""Megabytes: the libraries, one embedded player, a default round's pictures and rows (measured)."""
+
+
+class PlannedStage(NamedTuple):
+    """A stage of a round to come."""
+
+    round: int
+    name: StageName
+    state: Literal["found", "made", "perhaps"]
+    """`perhaps`: made again if what comes before it comes out otherwise than it did."""
+    why: str
+    seconds: float | None
+    """What making it took the last time; None where nobody knows."""
+
+
+def plan(settings: Settings) -> list[PlannedStage]:
+    """The stages of all rounds that these settings ask for, in order."""
+    store = Workspace.of(settings).store()
+    finished = finished_rounds(store)
+    versions = _versions()
+    planned: list[PlannedStage] = []
+    for number in range(1, settings.rounds + 1):
+        follows = any(stage.state != "found" for stage in planned)
+        planned += _round(number, settings, finished, store, versions, follows=follows)
+    return planned
+
+
+def _round(
+    number: int, settings: Settings, finished: list[Round], store: Store, versions: Mapping[str, int], *, follows: bool
+) -> Iterator[PlannedStage]:
+    like = [item for item in finished if item.round == number]
+    nearest = max(like, key=lambda item: (_unchanged(item.settings, settings), item.finished), default=None)
+    known = nearest or (finished[-1] if finished else None)
+    seconds = {stage.name: stage.made_in_seconds for stage in known.stages} if known else {}
+    why = "what comes before may come out otherwise" if follows else ""
+    state: Literal["found", "made", "perhaps"] = "perhaps" if follows else "found"
+    for name in ROUND_STAGES:
+        if nearest is None:
+            yield PlannedStage(number, name, "made", f"no round {number} is finished yet", seconds.get(name))
+            continue
+        changed = [] if follows else _changed(nearest.settings, settings, name)
+        gone = _gone(nearest, name, store, versions)
+        if changed or gone:
+            yield PlannedStage(number, name, "made", "; ".join([*changed, *gone]), seconds.get(name))
+            state, why = "perhaps", f"{name} may come out otherwise"
+        else:
+            yield PlannedStage(number, name, state, why, seconds.get(name))
+
+
+def _unchanged(one: Settings, other: Settings) -> int:
+    """How many stages, from the first on, read the same settings."""
+    count = 0
+    for name in ROUND_STAGES:
+        if _changed(one, other, name):
+            break
+        count += 1
+    return count
+
+
+def _changed(before: Settings, now: Settings, name: StageName) -> list[str]:
+    old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
+    return [
+        f"{path}: {was} -> {is_}"
+        for section in _READS[name]
+        for path, was, is_ in _differences(section, old[section], new[section])
+        if path not in _NO_MATTER
+    ]
+
+
+def _differences(path: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in new:
+            yield from _differences(f"{path}.{key}", old.get(key), new[key])
+    elif old != new:
+        yield path, old, new
+
+
+def _gone(finished: Round, name: StageName, store: Store, versions: Mapping[str, int]) -> list[str]:
+    found = {ref: store.find(ref.kind, ref.key) for ref in finished.stage(name).artifacts}
+    missing = sum(there is None or there.digest != ref.digest for ref, there in found.items())
+    said = [f"{missing} of {len(found)} artifacts are no longer there"] if missing else []
+    of_old = set()
+    for there in found.values():
+        if there is not None:
+            told = store.manifest(there).provenance
+            if versions.get(told["stage"], told["version"]) != told["version"]:
+                of_old.add(f"{told['stage']}: version {told['version']} -> {versions[told['stage']]}")
+    return said + sorted(of_old)
+
+
+def _versions() -> dict[str, int]:
+    """Versions of all stages, as their code stands."""
+    found = {}
+    for module in pkgutil.iter_modules(selu.tasks.__path__, "selu.tasks."):
+        for value in vars(importlib.import_module(module.name)).values():
+            if isinstance(value, Stage):
+                found[value.name] = value.version
+    return found
+
+
+def memory_of(settings: Settings) -> int:
+    """Megabytes that a round takes, roughly: libraries, players, pictures, and each model with its gradients."""
+    weights = {model.path: _weight(model) for model in (settings.actor, settings.critic)}
+    return round(_LIBRARIES + _FRAMES + _PLAYER * settings.rollout.players + 2 * sum(weights.values()))
+
+
+def _weight(model: ModelSettings) -> float:
+    """Megabytes of a model's weights on disk; 0 where they are not on this machine."""
+    from selu.models import EMBEDDED_MODEL
+
+    folder = EMBEDDED_MODEL if model.path == "embedded" else Path(model.path).expanduser()
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6 if folder.is_dir() else 0.0
