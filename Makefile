@@ -2,8 +2,9 @@
 # make test    lint, types, import contract, tests
 # make compare SELU beside other methods, over several seeds (ten hours; goes on where it was stopped)
 # make ui      Prefect's UI on the same runs
+# make serve   server, UI and scheduled runs on this machine, without containers
 #
-# SETTINGS="seed=7 data_dir=/big/disk"   settings for round, compare and ui
+# SETTINGS="seed=7 data_dir=/big/disk"   settings for round, compare, ui and serve
 # PYTHON=python3.12                      another interpreter
 # TORCH_INDEX=...                        a package index to take torch from; on Linux the default index carries builds
 #                                        for CUDA of several gigabytes, an index of CPU builds makes that 200 MB
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TORCH := $(shell grep '^torch==' requirements.lock)
 
-.PHONY: round compare test check ui clean install
+.PHONY: round compare test check ui serve clean install
 .DEFAULT_GOAL := round
 
 round: $(READY)
@@ -35,6 +36,9 @@ compare: $(READY)
 
 ui: $(READY)
 	@$(BIN)/selu ui $(SETTINGS)
+
+serve: $(READY)
+	@$(BIN)/selu serve $(SETTINGS)
 
 install: $(READY)
 

@@ -197,39 +197,13 @@ def evaluate(
     settings = _settings(config, overrides)
 
     def start() -> list[dict[str, Any]]:
-        from prefect import tags
-
         from selu.evaluation import MetricRow
-        from selu.flows.evaluation import Contestants, evaluation
-        from selu.flows.learning_round import round_tags
-        from selu.rounds import Workspace, finished_rounds, run_name, same_training
-        from selu.tasks.stages import Model, read_all
+        from selu.flows.operations import evaluate_latest
+        from selu.rounds import Workspace
+        from selu.tasks.stages import read_all
 
+        made = evaluate_latest(settings, base_only)
         store = Workspace.of(settings).store()
-        run = run_name(settings)
-        rounds = [] if base_only else finished_rounds(store)
-        # The later of two that are alike: it finished last, and its adapters are the more likely to be there.
-        latest = max(
-            (item for item in reversed(rounds) if same_training(item.settings, settings)),
-            key=lambda item: item.round,
-            default=None,
-        )
-        if rounds and latest is None:
-            _err.print(
-                "No finished round was trained with these settings; only the models as they are set are evaluated."
-            )
-        before = Contestants(actor=Model(settings=settings.actor), critic=Model(settings=settings.critic))
-        after = (
-            Contestants(
-                actor=Model(settings=settings.actor, adapter=latest.actor_adapter),
-                critic=Model(settings=settings.critic, adapter=latest.critic_adapter),
-            )
-            if latest
-            else None
-        )
-        number = latest.round if latest else 0
-        with tags(*round_tags(settings, number)):
-            made = evaluation(settings, before, after, None, run, number)
         return [row.model_dump(mode="json") for row in read_all(store, made.metrics, "metrics", MetricRow)]
 
     rows = _run_flow(settings, start, verbose=verbose)
@@ -687,12 +661,10 @@ def prune(
     from datetime import timedelta
 
     from selu.housekeeping import prunable, reference
-    from selu.rounds import Workspace, finished_rounds, rounds_of_run
+    from selu.rounds import Workspace, kept_with
 
     store = Workspace.of(_settings(config, overrides)).store()
-    rounds = finished_rounds(store)
-    newest = rounds if keep is None else rounds[len(rounds) - min(keep, len(rounds)) :]
-    kept = [before for item in newest for before in rounds_of_run(store, item)]
+    kept = kept_with(store, keep)
     doomed = prunable(store, kept, timedelta(hours=hours))
     megabytes: dict[str, float] = {}
     for manifest in doomed:
@@ -702,7 +674,8 @@ def prune(
     for kind, size in sorted(megabytes.items()):
         _out.print(f"{kind}: {sum(manifest.kind == kind for manifest in doomed)} artifacts, {size:.1f} MB")
     told = "deleted" if yes else "would be deleted (--yes does it)"
-    _out.print(f"{len(doomed)} artifacts, {sum(megabytes.values()):.1f} MB, {told}; {len(newest)} rounds are kept.")
+    rounds = len({(item.run, item.finished) for item in kept})
+    _out.print(f"{len(doomed)} artifacts, {sum(megabytes.values()):.1f} MB, {told}; {rounds} rounds are kept.")
 
 
 @app.command()
@@ -713,28 +686,36 @@ def ui(
     port: Annotated[int, typer.Option(help="Port on this machine.")] = 4200,
 ) -> None:
     """Open [b]Prefect's UI[/b] on the runs of this data folder; runs that start while it is up appear as they go."""
-    import subprocess
+    from selu.cli.serving import server
 
-    from selu.cli.profile import server_note, use_profile
-    from selu.rounds import Workspace
-
-    workspace = Workspace.of(_settings(config, overrides))
-    workspace.store()
-    use_profile(workspace.prefect_home, verbose=True)
-    # `prefect server start --port` alone does not reach the page's own settings.
-    environment = {**os.environ, "PREFECT_SERVER_API_PORT": str(port), "PREFECT_SERVER_API_HOST": "127.0.0.1"}
-    environment.pop("PREFECT_API_URL", None)
-    note = server_note(workspace.prefect_home)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps({"api": f"http://127.0.0.1:{port}/api"}))
-    _out.print(f"http://127.0.0.1:{port} (Ctrl-C ends it)")
-    try:
-        code = subprocess.run(
-            [sys.executable, "-m", "prefect", "server", "start"], env=environment, check=False
-        ).returncode
-    finally:
-        note.unlink(missing_ok=True)
+    with server(_settings(config, overrides), port) as running:
+        _out.print(f"http://127.0.0.1:{port} (Ctrl-C ends it)")
+        code = running.wait()
     raise typer.Exit(code)
+
+
+@app.command()
+@_says_errors
+def serve(
+    config: ConfigOption = None,
+    overrides: Overrides = None,
+    file: Annotated[
+        Path, typer.Option("--file", metavar="FILE", help="Deployments, as Prefect's own file says them.")
+    ] = Path("deployments/prefect.yaml"),
+    port: Annotated[int, typer.Option(help="Port of the UI on this machine.")] = 4200,
+    active: Annotated[bool, typer.Option("--active", help="Switch the schedules on that the file leaves off.")] = False,
+) -> None:
+    """Server, UI and [b]scheduled runs[/b] on one machine, without worker and containers, until Ctrl-C.
+
+    Settings given here go into every deployment, below what the file says. Runs can be started in the UI, too.
+
+    [dim]selu serve --active
+    selu serve data_dir=/big/disk tasks.episodes=800[/dim]
+    """
+    from selu.cli.serving import serve_deployments
+
+    settings = _settings(config, overrides)
+    serve_deployments(settings, file, port, active=active, say=lambda text: _out.print(text, soft_wrap=True))
 
 
 if __name__ == "__main__":

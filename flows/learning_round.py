@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from prefect import flow, tags
 
-from selu.config import FinetuningSettings, FrameSettings, Settings
+from selu.config import FinetuningSettings, Settings
 from selu.flows.evaluation import Candidates, Contestants, Evaluated, Learned, evaluation
 from selu.flows.ledger import Account, Ledger, one_at_a_time
 from selu.rounds import Round, Workspace, new_round, run_folder, run_name, save_round

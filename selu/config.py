@@ -640,10 +640,17 @@ def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
                 (f"{name}.dtype", f"{name}.device"),
                 f"{name}.dtype=float16 does not run on {name}.device=cpu; use float32 or bfloat16",
             )
-    for name, finetuning in (
-        ("critic_finetuning", settings.critic_finetuning),
-        ("actor_finetuning", settings.actor_finetuning),
+    for name, finetuning, model in (
+        ("critic_finetuning", settings.critic_finetuning, settings.critic),
+        ("actor_finetuning", settings.actor_finetuning, settings.actor),
     ):
+        if finetuning.enabled and not model.trainable:
+            who = name.removesuffix("_finetuning")
+            yield (
+                (f"{who}.engine", f"{name}.enabled"),
+                f"{who}.engine={model.engine}: weights behind a server cannot be fine-tuned; set {name}.enabled=false, or "
+                f"{who}.path to a folder or hub id with {who}.engine=transformers",
+            )
         if finetuning.batch_size > settings.dataset.max_rows:
             yield (
                 (f"{name}.batch_size", "dataset.max_rows"),

@@ -355,9 +355,9 @@ def critic_rows(
     """The critic's training rows, as :data:`FEATURES` says, in seeded order.
 
     Verdict rows (`yes` and `no`, balanced for each instruction), then as a share of as many the critic's own lists of
-    questions (half of it at most) and agreed answers to them, then `previous` rows while there is room, then `replay` rows at the share `settings.replay`. Verdicts under any
-    instruction count, not only an episode's own. `style` is that of the critic's prompts. `replay` and `previous` need
-    the columns prompt, completion and images.
+    questions (half of it at most) and agreed answers to them, then `previous` rows while there is room, then `replay`
+    rows at the share `settings.replay`. Verdicts under any instruction count, not only an episode's own. `style` is that
+    of the critic's prompts. `replay` and `previous` need the columns prompt, completion and images.
     """
     known, table = {episode.episode_id: episode for episode in episodes}, FrameTable(frames)
     asked = {question.question_id: question for question in questions}

@@ -10,8 +10,8 @@ critic has to see it. Phases, each batched over all episodes of a shard:
 4. the critic judges the new instruction by its own questions (:mod:`selu.self_asking`);
 5. two achievements in order, the first still true at the second, make a two-step instruction, judged like the rest;
 6. of what is still a failure, the beginning may be right: the parts of the instruction that were achieved, and the walk
-   up to the thing that comes next, if it is then in view (else up to the last part that was). Such a start is a *partial* relabel: it teaches the actor its
-   steps, but neither the actor to say Done nor the critic to say yes.
+   up to the thing that comes next, if it is then in view (else up to the last part that was achieved). Such a start is a
+   *partial* relabel: it teaches the actor its steps, but neither the actor to say Done nor the critic to say yes.
 
 Where deeds are evidence (:mod:`selu.deeds`), an action upon which the picture changed has spoken already: of 2 to 4 no
 answer may then contradict it and one must be sure, but the others may be unsure. Whatever fails stays as a row with

@@ -37,6 +37,7 @@ __all__ = [
     "digests",
     "find_metric",
     "finished_rounds",
+    "kept_with",
     "latest_round",
     "new_round",
     "round_line",
@@ -253,6 +254,13 @@ def rounds_of_run(store: Store, finished: Round) -> list[Round]:
         if same and item.round == after.round - 1 and item.finished <= after.finished:
             chain.insert(0, item)
     return chain
+
+
+def kept_with(store: Store, newest: int | None) -> list[Round]:
+    """The newest finished rounds, so many or all, with those that led to them."""
+    rounds = finished_rounds(store)
+    chosen = rounds if newest is None else rounds[len(rounds) - min(newest, len(rounds)) :]
+    return [before for item in chosen for before in rounds_of_run(store, item)]
 
 
 def why_stopped(rounds: Sequence[Round]) -> str | None:

@@ -1,10 +1,10 @@
 """Self-asking: the critic turns an instruction into questions about a frame, answers them itself and so judges it.
 
 Phases, each one batched call over all claims of a shard: (1) the critic writes its questions about each step of the
-instruction, each with the answer that speaks for "done"; (2) every question is also asked in other words; (3) yes/no questions are scored, open ones are
-generated; (4) answers become votes, votes become a verdict. A verdict is accepted only when all ways of asking agree
-with enough confidence; whatever is not accepted stays as a row with its reason. SELU (arXiv 2410.03303), section on
-self-asking; agreement between ways of asking is ours.
+instruction, each with the answer that speaks for "done"; (2) every question is also asked in other words; (3) yes/no
+questions are scored, open ones are generated; (4) answers become votes, votes become a verdict. A verdict is accepted
+only when all ways of asking agree with enough confidence; whatever is not accepted stays as a row with its reason. SELU
+(arXiv 2410.03303), section on self-asking; agreement between ways of asking is ours.
 """
 
 from __future__ import annotations

@@ -159,7 +159,9 @@ class Model(Value):
 
 def model_config_of(settings: ModelSettings) -> dict[str, Json]:
     """What of a model's settings shapes its answers beside the revision; not how many prompts it reads at a time."""
-    config: dict[str, Json] = settings.model_dump(mode="json", include={"dtype", "max_new_tokens", "threads"})
+    config: dict[str, Json] = settings.model_dump(
+        mode="json", include={"engine", "dtype", "attention", "quantization", "max_new_tokens", "threads"}
+    )
     return config | {"device": device_type_of(settings), "prompt_style": settings.prompt_style}
 
 
@@ -174,7 +176,9 @@ def device_type_of(settings: ModelSettings) -> str:
 
 def world_config_of(settings: WorldSettings) -> dict[str, Json]:
     """What of a world's settings shapes its frames, the embedded layouts included; not how long it may take."""
-    config: dict[str, Json] = settings.model_dump(mode="json", exclude={"start_timeout", "step_timeout", "restarts", "x_display"})
+    config: dict[str, Json] = settings.model_dump(
+        mode="json", exclude={"start_timeout", "step_timeout", "restarts", "x_display"}
+    )
     return config | {"layouts": file_digest(LAYOUTS_FILE)}
 
 

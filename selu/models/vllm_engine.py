@@ -10,6 +10,7 @@ import functools
 import json
 import threading
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,11 +112,10 @@ class _Weights:
 
     def request(self, name: str, path: Path) -> Any:
         """The LoRA request of the adapter `name`, the same one whenever it is asked for."""
-        from vllm.lora.request import LoRARequest
-
+        requests: Any = import_module("vllm.lora.request")
         with self.lock:
             # vLLM numbers adapters from 1.
-            return self.adapters.setdefault(name, LoRARequest(name, len(self.adapters) + 1, str(path)))
+            return self.adapters.setdefault(name, requests.LoRARequest(name, len(self.adapters) + 1, str(path)))
 
 
 _LOADING = threading.Lock()
@@ -123,10 +123,9 @@ _LOADING = threading.Lock()
 
 @functools.lru_cache(maxsize=2)
 def _load(source: ModelSource, dtype: str, quantization: str, spread: bool, gpu_memory: float) -> _Weights:
-    from vllm import LLM
-
+    vllm: Any = import_module("vllm")
     try:
-        llm = LLM(
+        llm = vllm.LLM(
             model=source.name,
             revision=source.commit,
             dtype=dtype,
@@ -229,8 +228,7 @@ class VllmModel:
     def _answer(self, prompts: Sequence[Prompt], wanted: Sequence[dict[str, Any]]) -> list[Any]:
         if not prompts:
             return []
-        from vllm import SamplingParams
-
+        vllm: Any = import_module("vllm")
         turns = [
             [
                 {
@@ -245,7 +243,7 @@ class VllmModel:
         ]
         with self._weights.lock:
             outputs = self._weights.llm.chat(
-                turns, [SamplingParams(**row) for row in wanted], lora_request=self._request, use_tqdm=False
+                turns, [vllm.SamplingParams(**row) for row in wanted], lora_request=self._request, use_tqdm=False
             )
         answers = [output.outputs[0] for output in outputs]
         count_tokens(

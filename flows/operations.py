@@ -1,0 +1,87 @@
+"""What operators schedule beside self-learning: evaluation of what is in use, and housekeeping."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from prefect import flow, get_run_logger, tags
+from prefect.artifacts import create_table_artifact
+
+from selu.config import Settings
+from selu.flows.evaluation import Contestants, Evaluated, evaluation
+from selu.flows.learning_round import round_tags
+from selu.housekeeping import KindOfArtifact, prunable, reference, survey
+from selu.rounds import Workspace, finished_rounds, kept_with, run_name, same_training
+from selu.tasks.progress import say
+from selu.tasks.stages import Model
+
+__all__ = ["evaluate_latest", "housekeeping"]
+
+
+@flow(
+    name="evaluation of the latest",
+    flow_run_name="evaluation of {settings.method} {settings.world.name} seed {settings.seed}",
+    persist_result=False,
+)
+def evaluate_latest(settings: Settings, base_only: bool = False) -> Evaluated:
+    """Evaluate the models as they are set, and beside them those of the last round that these settings trained.
+
+    Args:
+        settings: As for a round; how much is evaluated stands under `evaluation`.
+        base_only: Leave the adapters of rounds out.
+    """
+    rounds = [] if base_only else finished_rounds(Workspace.of(settings).store())
+    # The later of two that are alike: it finished last, and its adapters are the more likely to be there.
+    latest = max(
+        (item for item in reversed(rounds) if same_training(item.settings, settings)),
+        key=lambda item: item.round,
+        default=None,
+    )
+    if rounds and latest is None:
+        say("No finished round was trained with these settings; only the models as they are set are evaluated.")
+    before = Contestants(actor=Model(settings=settings.actor), critic=Model(settings=settings.critic))
+    after = None
+    if latest is not None:
+        after = Contestants(
+            actor=Model(settings=settings.actor, adapter=latest.actor_adapter),
+            critic=Model(settings=settings.critic, adapter=latest.critic_adapter),
+        )
+    number = latest.round if latest else 0
+    with tags(*round_tags(settings, number)):
+        return evaluation(settings, before, after, None, run_name(settings), number)
+
+
+@flow(name="housekeeping", flow_run_name="housekeeping of {settings.data_dir}", persist_result=False)
+def housekeeping(
+    settings: Settings, keep: int | None = None, hours: float = 24.0, delete: bool = False
+) -> list[KindOfArtifact]:
+    """Delete what no kept round needs, or only say what that would be. Returns what there is afterwards, by kind.
+
+    Args:
+        settings: Those of the runs; only `data_dir` matters.
+        keep: Rounds that are kept, the newest ones with those that led to them; none named: all.
+        hours: Whatever is younger is spared: a run that is still at work has no record yet.
+        delete: Delete; otherwise only tell.
+    """
+    store = Workspace.of(settings).store()
+    rounds = kept_with(store, keep)
+    doomed = prunable(store, rounds, timedelta(hours=hours))
+    found: dict[str, tuple[int, int]] = {}
+    for manifest in doomed:
+        count, size = found.get(manifest.kind, (0, 0))
+        found[manifest.kind] = count + 1, size + manifest.size
+        if delete:
+            store.remove(reference(manifest))
+    megabytes = sum(size for _, size in found.values()) / 1e6
+    kept = len({(item.run, item.finished) for item in rounds})
+    told = f"{len(doomed)} artifacts, {megabytes:.1f} MB, {'deleted' if delete else 'would be deleted'}"
+    get_run_logger().info("%s; %d rounds are kept", told, kept)
+    create_table_artifact(
+        key="housekeeping",
+        table=[
+            {"kind": kind, "artifacts": count, "MB": round(size / 1e6, 1)}
+            for kind, (count, size) in sorted(found.items())
+        ],
+        description=f"{told}; {kept} rounds are kept",
+    )
+    return survey(store)
