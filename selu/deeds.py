@@ -21,8 +21,17 @@ from selu.worlds.vocabulary import spoken_name
 
 __all__ = ["Deed", "could_have_done", "deed_that_did", "deeds_of", "names_place"]
 
-_OPPOSITES = {"Open": "Close", "Close": "Open", "ToggleOn": "ToggleOff", "ToggleOff": "ToggleOn"}
-_LETTING_GO = frozenset({"Put", "Drop", "Throw"})
+_OPPOSITES = {
+    "Open": "Close",
+    "Close": "Open",
+    "ToggleOn": "ToggleOff",
+    "ToggleOff": "ToggleOn",
+    "SwitchOn": "SwitchOff",
+    "SwitchOff": "SwitchOn",
+}
+_TAKING = frozenset({"PickUp", "Grab"})
+_LETTING_GO = frozenset({"Put", "PutBack", "PutIn", "Drop", "Throw"})
+_WALKING = frozenset({"Approach", "Walk"})
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class Deed:
 
 @dataclass(frozen=True)
 class _Part:
-    """A one-step instruction: the verb that fulfils it, what is handled, and of `Put` the place."""
+    """A one-step instruction: the verb that fulfils it, what is handled, and the place where it is put."""
 
     verb: str
     thing: str
@@ -51,10 +60,12 @@ class _Part:
         return deed.verb == self.verb and deed.name == (self.place or self.thing)
 
     def undone_by(self, deed: Deed) -> bool:
-        if self.verb == "PickUp":
+        if self.verb in _TAKING:
             return deed.verb in _LETTING_GO
-        if self.verb == "Put":
-            return deed.verb == "PickUp" and deed.name == self.thing
+        if self.verb in _LETTING_GO:
+            return deed.verb in _TAKING and deed.name == self.thing
+        if self.verb == "Sit":
+            return deed.verb == "StandUp"
         return deed.verb == _OPPOSITES.get(self.verb) and deed.name == self.thing
 
 
@@ -68,7 +79,7 @@ def deeds_of(steps: Iterable[Step], frames: FrameTable) -> list[Deed]:
     found = []
     for step in sorted(steps, key=lambda step: step.step):
         action = parse_action(step.action) if step.well_formed and is_interaction(step.action) else None
-        if action is None or action.verb == "Approach":
+        if action is None or action.verb in _WALKING:
             continue
         seen = all((step.episode_id, index) in frames for index in (step.step, step.step + 1))
         if not seen or not frames.same_picture(step.episode_id, step.step, step.step + 1):

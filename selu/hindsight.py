@@ -469,7 +469,7 @@ def _walk_up(
     """
     for step in steps:
         action = parse_action(step.action) if step.step >= since and step.well_formed else None
-        if action is None or action.verb != "Approach" or action.object_type is None:
+        if action is None or action.verb not in ("Approach", "Walk") or action.object_type is None:
             continue
         name = spoken_name(action.object_type)
         near = (episode.episode_id, step.step + 1)

@@ -49,6 +49,8 @@ logger = logging.getLogger("selu.rollout")
 
 _WORLD = (
     "selu.worlds.thor",
+    "selu.worlds.supervision",
+    "selu.worlds.virtualhome",
     "selu.worlds.base",
     "selu.worlds.actions",
     "selu.worlds.planner",
@@ -57,6 +59,8 @@ _WORLD = (
     "selu.player.layouts",
     "selu.player.renderer",
     "selu.player.shapes",
+    "selu.player.virtualhome",
+    "selu.player.virtualhome_homes",
 )
 DRAWING = Stage(name="tasks", version=1, modules=("selu.worlds.tasks", *_WORLD))
 PROBE_TASKS = Stage(name="probe-tasks", version=1, modules=("selu.worlds.tasks",))

@@ -144,7 +144,9 @@ def test_each_instruction_has_as_many_yes_as_no_rows() -> None:
     told = [row for row in lineage(_critic(rows)) if row.prompt == fridge and row.completion == "no"]
     assert len({(row.episode_id, row.frame_indices) for row in told}) == 6, "each time with another failure"
     once = NO_REPLAY.model_copy(update={"repeats": 1})
-    assert Counter(_turns(_critic(rows, once)))[fridge, "yes"] == Counter(_turns(_critic(rows, once)))[fridge, "no"] == 2
+    assert (
+        Counter(_turns(_critic(rows, once)))[fridge, "yes"] == Counter(_turns(_critic(rows, once)))[fridge, "no"] == 2
+    )
     # Hard negatives are the ones that are kept.
     assert any(row.source == "before_relabel" for row in lineage(_critic(rows, once)))
     doubled = _critic(rows, once.model_copy(update={"negatives_per_positive": 2.0}))
