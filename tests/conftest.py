@@ -31,7 +31,7 @@ def prefect_server() -> Iterator[None]:
     from prefect.testing.utilities import prefect_test_harness
 
     quiet = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore"}
-    with prefect_test_harness(), temporary_settings(quiet):
+    with prefect_test_harness(server_startup_timeout=180), temporary_settings(quiet):
         yield
 
 
