@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from selu.config import ModelSettings, Settings, scenes_of_split
+from selu.config import ModelSettings, Settings
 from selu.errors import ConfigError, SeluError, WorldError
 from selu.rounds import Workspace, finished_rounds
 
@@ -164,7 +164,12 @@ def _prefect(settings: Settings) -> Finding:
 def _screen(settings: Settings) -> Iterator[Finding]:
     """What only a real build of AI2-THOR needs."""
     world = settings.world
-    if world.name != "thor" or world.embedded:
+    if world.name != "thor":
+        yield Finding(
+            "display and Vulkan", "ok", f"{world.name}'s own matter: only AI2-THOR's builds are looked at here"
+        )
+        return
+    if world.embedded:
         yield Finding("display and Vulkan", "ok", "not needed: the embedded player computes its pictures on the CPU")
         return
     if world.platform == "CloudRendering":
@@ -194,13 +199,14 @@ def _world(settings: Settings, frames: list[Frame]) -> str:
     from selu.records import Setup, Task
     from selu.rollout import shared_pool
     from selu.worlds.planner import random_action
+    from selu.worlds.tasks import scenes_of
 
     started = time.perf_counter()
     with shared_pool(settings.world).worlds(1) as (world,):
         up = time.perf_counter()
         task = Task(
             task_id="0" * 16,
-            scene=(*settings.tasks.scenes, *scenes_of_split(settings.tasks.split))[0],
+            scene=scenes_of(settings.tasks, world)[0],
             kind="own",
             instruction="look around",
             setup=Setup(spawn_seed=settings.seed, position=(0.0, 0.9, 0.0), rotation=0.0),

@@ -353,9 +353,9 @@ def plan(config: ConfigOption = None, overrides: Overrides = None) -> None:
     times = [item.seconds for item in stages if item.state != "found"]
     known = [seconds for seconds in times if seconds is not None]
     unknown = "" if len(known) == len(times) else f", {len(times) - len(known)} stages have never been run here"
-    _out.print(
-        f"About {sum(known) / 60:.1f} minutes at most{unknown}; about {memory_of(settings) / 1000:.1f} GB of memory."
-    )
+    megabytes = memory_of(settings)
+    memory = "an unknown amount" if megabytes is None else f"about {megabytes / 1000:.1f} GB"
+    _out.print(f"About {sum(known) / 60:.1f} minutes at most{unknown}; {memory} of memory.")
 
 
 @app.command()
@@ -394,7 +394,7 @@ def rerun(
 
     forgotten = forget_from(store, wanted, stage)
     _err.print(f"{forgotten} artifacts of {wanted.run}, round {wanted.round}, from {stage} on are made again.")
-    again = wanted.settings.model_copy(update={"rounds": wanted.round, "data_dir": settings.data_dir})
+    again = wanted.settings.model_copy(update={"rounds": chain[-1].round, "data_dir": settings.data_dir})
     _learn(again, verbose)
 
 
@@ -653,7 +653,9 @@ def prune(
 ) -> None:
     """Delete what [b]no kept round needs[/b]; without --yes only say what that would be.
 
-    Every finished round is kept unless --keep says how many. A kept round keeps all that it was made of.
+    Every finished round is kept unless --keep says how many. A kept round keeps all that it was made of. What no round
+    made (labels of recorded trajectories, runs that were given up) goes, so keep a copy of what you need, and let no run
+    be at work that began longer ago than --hours.
 
     [dim]selu artifacts prune
     selu artifacts prune --keep 14 --yes[/dim]

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -66,6 +67,12 @@ def serve_deployments(settings: Settings, file: Path, port: int, *, active: bool
     wanted = _read(file, settings)
     with contextlib.ExitStack() as stack:
         if known is None:
+            with socket.socket() as free:
+                if free.connect_ex(("127.0.0.1", port)) == 0:
+                    raise ConfigError(
+                        f"something answers on port {port} already, and it is no server of this data folder; stop it, or "
+                        "take another port (--port)."
+                    )
             _wait_for(url, stack.enter_context(server(settings, port)))
         from prefect import serve
         from prefect.client.schemas.schedules import CronSchedule
@@ -87,6 +94,7 @@ def serve_deployments(settings: Settings, file: Path, port: int, *, active: bool
                     tags=item.get("tags"),
                     parameters=item.get("parameters"),
                     schedules=schedules,
+                    concurrency_limit=(item.get("concurrency_limit") or {}).get("limit"),
                 )
             )
             say(f"{flow.name}/{name}: {'; '.join(one['cron'] for one in item.get('schedules', ())) or 'by hand'}")

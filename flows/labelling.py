@@ -87,6 +87,7 @@ def labelling(settings: Settings, folder: Path) -> Labelled:
                 critic,
                 settings.self_asking,
                 derived_seed(settings.seed, "contrasts"),
+                agree_with_direct=agree,
             )
             for part, shown, verdicts, others in zip(
                 parts("hindsight: contrasts"), zip(episodes, frames, strict=True), judgements, relabels, strict=True

@@ -50,7 +50,13 @@ class _Glimpse:
 
     def _says(self, part: str, *, alone: bool) -> Judgement:
         things, verb = mentioned_objects(part), verbs_of(part)
-        told = {"pick up": self.held, "open": self.open, "turn on": self.on}.get(verb)
+        told = {
+            "pick up": self.held,
+            "grab": self.held,
+            "open": self.open,
+            "turn on": self.on,
+            "switch on": self.on,
+        }.get(verb)
         # What was done to another thing was not done to this one, be it in view or not. But of several things some are
         # out of view when all is done: that must not be learned as a sign of failure.
         there = things <= self.in_view | self.held | self.open | self.on
@@ -58,10 +64,10 @@ class _Glimpse:
             return "unsure"
         if told is not None:
             return "yes" if things <= told else "no"
-        untold = {"close": self.open, "turn off": self.on, "put": self.held}.get(verb)
+        untold = {"close": self.open, "turn off": self.on, "switch off": self.on, "put": self.held}.get(verb)
         if untold is not None:
             return "no" if things & untold else "yes"
-        return "yes"
+        return "unsure" if verb == "sit on" else "yes"
 
 
 def _glance(

@@ -190,8 +190,9 @@ class _Trainer(SFTTrainer):
         self.tokens += int(inputs["attention_mask"].sum())
         if self.weigh == "tokens":
             tokens = outputs.label_mask.sum().clamp(min=1)
-            if self.args.gradient_accumulation_steps > 1:
-                # The mean over the step's parts, which the trainer takes, must be that over the step's tokens.
+            if self.args.gradient_accumulation_steps > 1 and num_items_in_batch is not None:
+                # The mean over the step's parts, which the trainer takes, must be that over the step's tokens. Of models
+                # that take no such number it is the mean over the parts' means.
                 tokens = num_items_in_batch / self.current_gradient_accumulation_steps
             return -outputs.log_probs.sum() / tokens
         return (-outputs.log_probs.sum(dim=1) / outputs.label_mask.sum(dim=1).clamp(min=1)).mean()

@@ -2,18 +2,19 @@
 
 A round needs whatever its record names, and whatever that was made of, back to the first rollout: with it, every figure
 can be made again. Nothing is deleted that is younger than the caller says, because a run that is still at work has no
-record yet.
+record yet. Rounds whose records cannot be read here are kept.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from selu.errors import ArtifactError
-from selu.rounds import ROUND_STAGES, Round, StageName
+from selu.rounds import ROUND_STAGES, Round, StageName, finished_rounds
 from selu.store import AnyRef, ArtifactRef, Manifest, OracleRef, Store, manifests
 
 __all__ = ["KindOfArtifact", "altered", "forget_from", "prunable", "reference", "survey"]
@@ -45,9 +46,8 @@ def survey(store: Store) -> list[KindOfArtifact]:
 
 
 def altered(store: Store) -> Iterator[tuple[AnyRef, str]]:
-    """Every artifact, hashed again: what is wrong with it, or an empty text."""
-    for manifest in manifests(store.root):
-        ref = reference(manifest)
+    """Every artifact, hashed again: what is wrong with it, or an empty text; damaged ones are told of, too."""
+    for ref in store.everything():
         try:
             store.verify(ref)
         except ArtifactError as error:
@@ -59,17 +59,23 @@ def altered(store: Store) -> Iterator[tuple[AnyRef, str]]:
 def prunable(store: Store, kept: Iterable[Round], older_than: timedelta) -> list[Manifest]:
     """Artifacts that none of the kept rounds needs and that are older than so long, by kind and key."""
     known = {(manifest.kind, manifest.key): manifest for manifest in manifests(store.root)}
-    kept = list(kept)
-    needed = _reachable((name for item in kept for name in _names(item.model_dump(mode="json"))), known)
     recorded = {(item.run, item.round, item.finished) for item in kept}
+    readable = {(item.run, item.round, item.finished) for item in finished_rounds(store)}
+    roots: list[_Name] = []
+    for name, manifest in known.items():
+        if manifest.kind == "round":
+            told = manifest.provenance
+            which = (told.get("run"), told.get("round"), told.get("finished"))
+            # A record that cannot be read here (of another version, of a world that is not installed) is not ours to drop.
+            if which in recorded or which not in readable:
+                roots += [name, *_names(json.loads((store.path(reference(manifest)) / "round.json").read_bytes()))]
+    needed = _reachable(roots, known)
     before = datetime.now(UTC) - older_than
-
-    def spared(name: _Name, manifest: Manifest) -> bool:
-        told = manifest.provenance
-        is_kept_round = (told.get("run"), told.get("round"), told.get("finished")) in recorded
-        return name in needed or is_kept_round or datetime.fromisoformat(manifest.created) > before
-
-    return [manifest for name, manifest in sorted(known.items()) if not spared(name, manifest)]
+    return [
+        manifest
+        for name, manifest in sorted(known.items())
+        if name not in needed and datetime.fromisoformat(manifest.created) <= before
+    ]
 
 
 def forget_from(store: Store, finished: Round, stage: StageName) -> int:
@@ -83,6 +89,8 @@ def forget_from(store: Store, finished: Round, stage: StageName) -> int:
         known.setdefault(manifest.key, []).append(manifest)
     forgotten = 0
     names = list(ROUND_STAGES)
+    if stage == ROUND_STAGES[0]:
+        store.set_aside(finished.tasks)
     for record in finished.stages:
         if names.index(record.name) >= names.index(stage):
             for ref in record.artifacts:

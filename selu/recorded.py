@@ -66,6 +66,13 @@ def list_recorded(folder: Path) -> list[Recorded]:
     if not folder.is_dir():
         raise ConfigError(f"{folder} is no folder; expected one with a folder for each recorded episode.")
     found = [_described(path) for path in sorted(folder.iterdir()) if path.is_dir() and (path / _DESCRIPTION).is_file()]
+    sizes = {picture: _size(picture) for item in found for picture in item.pictures}
+    for path, size in sizes.items():
+        first = next(iter(sizes.values()))
+        if size != first:
+            raise ConfigError(
+                f"{path} is {size[0]}x{size[1]} pixels, those before it {first[0]}x{first[1]}; expected all of one size."
+            )
     if not found:
         raise ConfigError(
             f"{folder} holds no recorded episode; expected folders, each with {_DESCRIPTION} and one picture more than "
@@ -111,21 +118,13 @@ def read_recorded(recorded: Sequence[Recorded], skill_set: str) -> tuple[list[Ep
     """Episodes, steps and frames as a rollout would have recorded them; pictures become PNG of (H, W, 3) uint8.
 
     Raises:
-        ConfigError: a picture cannot be read, or is of another size than those before it.
+        ConfigError: a picture cannot be read.
     """
     episodes, steps, frames = [], [], []
-    shape: tuple[int, ...] | None = None
     for item in recorded:
         name = item.digest[:16]
         for index, path in enumerate(item.pictures):
-            picture = _picture(path)
-            if picture.shape != (shape or picture.shape):
-                raise ConfigError(
-                    f"{path} is {picture.shape[1]}x{picture.shape[0]} pixels, those before it {shape[1]}x{shape[0]}; "  # type: ignore[index]
-                    "expected all of one size."
-                )
-            shape = picture.shape
-            frames.append(Frame(episode_id=name, frame_index=index, image=encode_picture(picture)))
+            frames.append(Frame(episode_id=name, frame_index=index, image=encode_picture(_picture(path))))
         steps += [
             Step(
                 episode_id=name,
@@ -150,6 +149,14 @@ def read_recorded(recorded: Sequence[Recorded], skill_set: str) -> tuple[list[Ep
             )
         )
     return episodes, steps, frames
+
+
+def _size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as opened:
+            return opened.size
+    except OSError as error:
+        raise ConfigError(f"{path} is not a picture that can be read: {error}.") from error
 
 
 def _picture(path: Path) -> Picture:

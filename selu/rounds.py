@@ -257,8 +257,12 @@ def rounds_of_run(store: Store, finished: Round) -> list[Round]:
 
 
 def kept_with(store: Store, newest: int | None) -> list[Round]:
-    """The newest finished rounds, so many or all, with those that led to them."""
-    rounds = finished_rounds(store)
+    """The newest finished rounds, so many or all, with those that led to them.
+
+    A round that was run again counts once, by its newest record.
+    """
+    latest = {(item.run, item.round, _shaping(item.settings, set())): item for item in finished_rounds(store)}
+    rounds = sorted(latest.values(), key=lambda item: (item.finished, item.round))
     chosen = rounds if newest is None else rounds[len(rounds) - min(newest, len(rounds)) :]
     return [before for item in chosen for before in rounds_of_run(store, item)]
 

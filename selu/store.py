@@ -316,6 +316,15 @@ class Store:
             if not manifest.kind.startswith("oracle"):
                 yield ArtifactRef(kind=manifest.kind, key=manifest.key, digest=manifest.digest)
 
+    def everything(self) -> Iterator[AnyRef]:
+        """A reference to each artifact that is or should be there, damaged or not, ground truth included."""
+        for pattern, kind in (("*/??/*", ArtifactRef), ("oracle/*/??/*", OracleRef)):
+            for folder in sorted(self.root.glob(pattern)):
+                name = folder.parent.parent.name
+                if folder.is_dir() and name not in ("tmp", "quarantine"):
+                    manifest = _read_whole(folder)
+                    yield kind(kind=name, key=folder.name, digest=manifest.digest if manifest else "")
+
     # Inside
 
     def _folder(self, ref: AnyRef) -> Path:

@@ -24,7 +24,7 @@ _READS: dict[StageName, tuple[str, ...]] = {
     "rollout": ("seed", "tasks", "world", "rollout", "actor"),
     "frames": ("frames",),
     "self_asking": ("self_asking", "critic"),
-    "hindsight": ("hindsight",),
+    "hindsight": ("hindsight", "critic_finetuning.enabled"),
     "critic_dataset": ("dataset",),
     "critic_finetuning": ("critic_finetuning",),
     "rejudging": ("guard",),
@@ -37,8 +37,12 @@ _NO_MATTER = {
     "world.step_timeout",
     "world.restarts",
     "world.x_display",
-    "actor.batch_size",
-    "critic.batch_size",
+    "guard.stop",
+    *(
+        f"{who}.{name}"
+        for who in ("actor", "critic")
+        for name in ("batch_size", "timeout", "retries", "concurrency", "gpu_memory", "api_key_variable", "device_map")
+    ),
 }
 """Settings that change no result."""
 
@@ -109,9 +113,15 @@ def _changed(before: Settings, now: Settings, name: StageName) -> list[str]:
     return [
         f"{path}: {was} -> {is_}"
         for section in _READS[name]
-        for path, was, is_ in _differences(section, old[section], new[section])
+        for path, was, is_ in _differences(section, _at(old, section), _at(new, section))
         if path not in _NO_MATTER
     ]
+
+
+def _at(settings: Any, path: str) -> Any:
+    for name in path.split("."):
+        settings = settings[name]
+    return settings
 
 
 def _differences(path: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -145,10 +155,17 @@ def _versions() -> dict[str, int]:
     return found
 
 
-def memory_of(settings: Settings) -> int:
-    """Megabytes that a round takes, roughly: libraries, players, pictures, and each model with its gradients."""
+def memory_of(settings: Settings) -> int | None:
+    """Megabytes that a round takes, roughly: libraries, players, pictures, and each model with its gradients.
+
+    None where a model's weights are not on this machine, so that nobody knows.
+    """
     weights = {model.path: _weight(model) for model in (settings.actor, settings.critic)}
-    return round(_LIBRARIES + _FRAMES + _PLAYER * settings.rollout.players + 2 * sum(weights.values()))
+    return (
+        None
+        if 0.0 in weights.values()
+        else round(_LIBRARIES + _FRAMES + _PLAYER * settings.rollout.players + 2 * sum(weights.values()))
+    )
 
 
 def _weight(model: ModelSettings) -> float:

@@ -119,7 +119,7 @@ def draw_tasks(
         "tasks": tasks.model_dump(mode="json", exclude={"instructions"}),
         "instructions": listed,
         "world": world_config_of(world),
-        "reserved": file_digest(FROZEN / "probe_a.jsonl"),
+        "reserved": {path.name: file_digest(path) for path in sorted(FROZEN.glob("*probe_a.jsonl"))},
         "seed": seed,
     }
     return make_sealed(workspace, DRAWING, shard, "oracle_tasks", compute, config=config)

@@ -109,6 +109,7 @@ def ask_about_contrasts(
     critic: Model,
     self_asking: SelfAskingSettings,
     seed: int,
+    agree_with_direct: bool = False,
 ) -> Made:
     """Judge other frames under the round's instructions, so that every instruction gets labels of both kinds.
 
@@ -139,6 +140,7 @@ def ask_about_contrasts(
                 model,
                 self_asking,
                 claims=claims,
+                agree_with_direct=agree_with_direct,
                 progress=lambda done, of: report(int(0.3 * of + 0.7 * done), of),
             ),
         )
@@ -153,6 +155,7 @@ def ask_about_contrasts(
             "self_asking": self_asking.model_dump(mode="json"),
             "critic": model_config_of(critic.settings),
             "prompts": prompts_digest(),
+            "agree_with_direct": agree_with_direct,
             "seed": seed,
         },
         inputs=[episodes, frames, *judgements, *relabels, *everything],

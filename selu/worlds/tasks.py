@@ -119,7 +119,7 @@ def generate_tasks(
         ConfigError: the scenes hold no solvable task of a kind.
     """
     worlds = [world] if isinstance(world, World) else list(world)
-    scenes = _scenes(settings, worlds[0])
+    scenes = scenes_of(settings, worlds[0])
     if settings.instructions is not None:
         return user_tasks(settings.instructions, worlds[0], scenes, seed, count)
     reserved = set()
@@ -141,7 +141,8 @@ def generate_tasks(
     return [tasks[i] for i in range(count)]
 
 
-def _scenes(settings: TaskSettings, world: World) -> Sequence[str]:
+def scenes_of(settings: TaskSettings, world: World) -> Sequence[str]:
+    """The scenes that are practised in. Raises ConfigError if some are named that the world does not have."""
     if not isinstance(world, HasScenes):
         return settings.scenes or scenes_of_split(settings.split)
     if settings.scenes:

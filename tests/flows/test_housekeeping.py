@@ -64,6 +64,16 @@ def test_a_flipped_byte_is_found(two_runs: tuple[Settings, Store, list[Round]]) 
     ((ref, said),) = [(ref, said) for ref, said in altered(store) if said]
     assert ref == finished.episodes[0]
     assert "steps.parquet is altered" in said
+    file.write_bytes(content[:-10])
+    assert [ref.key for ref, said in altered(store) if said] == [finished.episodes[0].key], "cut short"
+
+
+def test_a_round_that_cannot_be_read_here_is_kept(
+    two_runs: tuple[Settings, Store, list[Round]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, store, (other, kept) = two_runs
+    monkeypatch.setattr("selu.housekeeping.finished_rounds", lambda store: [kept])
+    assert prunable(store, [kept], timedelta(0)) == [], f"{other.run} is of another version"
 
 
 def test_the_command_lists_verifies_and_prunes(two_runs: tuple[Settings, Store, list[Round]], tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_what_is_wrong_is_said_with_the_place(folder: Path, tmp_path: Path) -> N
 def test_pictures_are_of_one_size_and_can_be_read(folder: Path) -> None:
     record(folder / "c", "open the box", [], [10], size=16)
     with pytest.raises(ConfigError, match="is 16x16 pixels, those before it 8x8; expected all of one size"):
-        read_recorded(list_recorded(folder), "household")
+        list_recorded(folder)
     (folder / "c" / "000.png").write_bytes(b"no picture")
     with pytest.raises(ConfigError, match=r"000.png is not a picture that can be read"):
-        read_recorded(list_recorded(folder), "household")
+        list_recorded(folder)
