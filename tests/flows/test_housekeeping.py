@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,11 +21,26 @@ from tests.dummy_world import small_settings
 pytestmark = pytest.mark.usefixtures("dummies")
 
 
+@pytest.fixture(scope="module")
+def made_once(
+    prefect_server: None, small_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Settings, list[Round]]:
+    """A run that is not to be kept, and one of another seed that is."""
+    from tests.dummy_world import install
+
+    settings = small_settings(tmp_path_factory.mktemp("kept"), small_model)
+    with pytest.MonkeyPatch.context() as patch:
+        install(patch)
+        seeds = (settings.seed + 1, settings.seed)
+        return settings, [learning_round(settings.model_copy(update={"seed": seed})) for seed in seeds]
+
+
 @pytest.fixture
-def two_runs(tmp_path: Path, small_model: Path) -> tuple[Settings, Store, list[Round]]:
-    """A run that is to be kept, and one of another seed that is not."""
-    settings = small_settings(tmp_path / "data", small_model)
-    rounds = [learning_round(settings.model_copy(update={"seed": seed})) for seed in (settings.seed + 1, settings.seed)]
+def two_runs(made_once: tuple[Settings, list[Round]], tmp_path: Path) -> tuple[Settings, Store, list[Round]]:
+    """The same in a folder of the test's own."""
+    settings, rounds = made_once
+    shutil.copytree(settings.data_dir, tmp_path / "data")
+    settings = settings.model_copy(update={"data_dir": tmp_path / "data"})
     return settings, Workspace.of(settings).store(), rounds
 
 
@@ -40,7 +56,7 @@ def test_what_a_kept_round_needs_stays_and_the_rest_may_go(two_runs: tuple[Setti
     assert sum(item.count for item in survey(store)) == before - len(doomed)
     assert [item.run for item in finished_rounds(store)] == [kept.run]
     assert all(stage.cached for stage in learning_round(settings).stages)
-    again = learning_round(other.settings)
+    again = learning_round(other.settings.model_copy(update={"data_dir": settings.data_dir}))
     assert again.actor_adapter == other.actor_adapter, "what was pruned is made again, to the same bytes"
 
 
