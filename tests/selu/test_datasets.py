@@ -138,10 +138,11 @@ def test_each_instruction_has_as_many_yes_as_no_rows() -> None:
         },
     }
     rows = _judged([*cases, *never], script)
-    counts = Counter(turn for turn in _turns(_critic(rows)) if turn[0].endswith("Was it done?"))
+    thrice = NO_REPLAY.model_copy(update={"repeats": 3})
+    counts = Counter(turn for turn in _turns(_critic(rows, thrice)) if turn[0].endswith("Was it done?"))
     fridge = verdict_prompt("open the fridge")
     assert counts == {(fridge, "yes"): 6, (fridge, "no"): 6}, "two successes, three times each"
-    told = [row for row in lineage(_critic(rows)) if row.prompt == fridge and row.completion == "no"]
+    told = [row for row in lineage(_critic(rows, thrice)) if row.prompt == fridge and row.completion == "no"]
     assert len({(row.episode_id, row.frame_indices) for row in told}) == 6, "each time with another failure"
     once = NO_REPLAY.model_copy(update={"repeats": 1})
     assert (
