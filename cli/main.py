@@ -662,22 +662,13 @@ def prune(
     """
     from datetime import timedelta
 
-    from selu.housekeeping import prunable, reference
-    from selu.rounds import Workspace, kept_with
+    from selu.housekeeping import prune as prune_store
+    from selu.rounds import Workspace
 
-    store = Workspace.of(_settings(config, overrides)).store()
-    kept = kept_with(store, keep)
-    doomed = prunable(store, kept, timedelta(hours=hours))
-    megabytes: dict[str, float] = {}
-    for manifest in doomed:
-        megabytes[manifest.kind] = megabytes.get(manifest.kind, 0.0) + manifest.size / 1e6
-        if yes:
-            store.remove(reference(manifest))
-    for kind, size in sorted(megabytes.items()):
-        _out.print(f"{kind}: {sum(manifest.kind == kind for manifest in doomed)} artifacts, {size:.1f} MB")
-    told = "deleted" if yes else "would be deleted (--yes does it)"
-    rounds = len({(item.run, item.finished) for item in kept})
-    _out.print(f"{len(doomed)} artifacts, {sum(megabytes.values()):.1f} MB, {told}; {rounds} rounds are kept.")
+    pruned = prune_store(Workspace.of(_settings(config, overrides)).store(), keep, timedelta(hours=hours), delete=yes)
+    for item in pruned.kinds:
+        _out.print(f"{item.kind}: {item.count} artifacts, {item.bytes / 1e6:.1f} MB")
+    _out.print(f"{pruned}.{'' if yes else ' --yes deletes them.'}")
 
 
 @app.command()

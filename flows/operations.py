@@ -10,8 +10,8 @@ from prefect.artifacts import create_table_artifact
 from selu.config import Settings
 from selu.flows.evaluation import Contestants, Evaluated, evaluation
 from selu.flows.learning_round import round_tags
-from selu.housekeeping import KindOfArtifact, prunable, reference, survey
-from selu.rounds import Workspace, finished_rounds, kept_with, run_name, same_training
+from selu.housekeeping import KindOfArtifact, prune, survey
+from selu.rounds import Workspace, finished_rounds, run_name, same_training
 from selu.tasks.progress import say
 from selu.tasks.stages import Model
 
@@ -64,24 +64,11 @@ def housekeeping(
         delete: Delete; otherwise only tell.
     """
     store = Workspace.of(settings).store()
-    rounds = kept_with(store, keep)
-    doomed = prunable(store, rounds, timedelta(hours=hours))
-    found: dict[str, tuple[int, int]] = {}
-    for manifest in doomed:
-        count, size = found.get(manifest.kind, (0, 0))
-        found[manifest.kind] = count + 1, size + manifest.size
-        if delete:
-            store.remove(reference(manifest))
-    megabytes = sum(size for _, size in found.values()) / 1e6
-    kept = len({(item.run, item.finished) for item in rounds})
-    told = f"{len(doomed)} artifacts, {megabytes:.1f} MB, {'deleted' if delete else 'would be deleted'}"
-    get_run_logger().info("%s; %d rounds are kept", told, kept)
+    pruned = prune(store, keep, timedelta(hours=hours), delete=delete)
+    get_run_logger().info("%s", pruned)
     create_table_artifact(
         key="housekeeping",
-        table=[
-            {"kind": kind, "artifacts": count, "MB": round(size / 1e6, 1)}
-            for kind, (count, size) in sorted(found.items())
-        ],
-        description=f"{told}; {kept} rounds are kept",
+        table=[{"kind": item.kind, "artifacts": item.count, "MB": round(item.bytes / 1e6, 1)} for item in pruned.kinds],
+        description=str(pruned),
     )
     return survey(store)

@@ -14,10 +14,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from selu.errors import ArtifactError
-from selu.rounds import ROUND_STAGES, Round, StageName, finished_rounds
+from selu.rounds import ROUND_STAGES, Round, StageName, finished_rounds, kept_with
 from selu.store import AnyRef, ArtifactRef, Manifest, OracleRef, Store, manifests
 
-__all__ = ["KindOfArtifact", "altered", "forget_from", "prunable", "reference", "survey"]
+__all__ = ["KindOfArtifact", "Pruned", "altered", "forget_from", "prunable", "prune", "reference", "survey"]
 
 _Name = tuple[str, str]
 """Kind and key."""
@@ -36,12 +36,16 @@ class KindOfArtifact:
 
 def survey(store: Store) -> list[KindOfArtifact]:
     """What there is, by kind, ground truth included."""
+    return _by_kind(manifests(store.root))
+
+
+def _by_kind(some: Iterable[Manifest]) -> list[KindOfArtifact]:
     found: dict[str, list[Manifest]] = {}
-    for manifest in manifests(store.root):
+    for manifest in some:
         found.setdefault(manifest.kind, []).append(manifest)
     return [
-        KindOfArtifact(kind, len(some), sum(one.size for one in some), max(one.created for one in some))
-        for kind, some in sorted(found.items())
+        KindOfArtifact(kind, len(those), sum(one.size for one in those), max(one.created for one in those))
+        for kind, those in sorted(found.items())
     ]
 
 
@@ -76,6 +80,30 @@ def prunable(store: Store, kept: Iterable[Round], older_than: timedelta) -> list
         for name, manifest in sorted(known.items())
         if name not in needed and datetime.fromisoformat(manifest.created) <= before
     ]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What no kept round needs, by kind, and how many rounds are kept."""
+
+    kinds: list[KindOfArtifact]
+    rounds: int
+    deleted: bool
+
+    def __str__(self) -> str:
+        count, size = sum(kind.count for kind in self.kinds), sum(kind.bytes for kind in self.kinds)
+        told = "deleted" if self.deleted else "would be deleted"
+        return f"{count} artifacts, {size / 1e6:.1f} MB, {told}; {self.rounds} rounds are kept"
+
+
+def prune(store: Store, keep: int | None, older_than: timedelta, *, delete: bool) -> Pruned:
+    """Delete what none of the newest rounds needs (`keep` of them, or all), or only say what that would be."""
+    kept = kept_with(store, keep)
+    doomed = prunable(store, kept, older_than)
+    if delete:
+        for manifest in doomed:
+            store.remove(reference(manifest))
+    return Pruned(_by_kind(doomed), len({(item.run, item.finished) for item in kept}), delete)
 
 
 def forget_from(store: Store, finished: Round, stage: StageName) -> int:

@@ -18,7 +18,7 @@ from selu.rounds import ROUND_STAGES, Round, StageName, Workspace, finished_roun
 from selu.store import Store
 from selu.tasks.stages import Stage
 
-__all__ = ["PlannedStage", "memory_of", "plan"]
+__all__ = ["PlannedStage", "all_stages", "memory_of", "plan"]
 
 _READS: dict[StageName, tuple[str, ...]] = {
     "rollout": ("seed", "tasks", "world", "rollout", "actor"),
@@ -68,7 +68,7 @@ def plan(settings: Settings) -> list[PlannedStage]:
     """The stages of all rounds that these settings ask for, in order."""
     store = Workspace.of(settings).store()
     finished = finished_rounds(store)
-    versions = _versions()
+    versions = {stage.name: stage.version for stage in all_stages()}
     planned: list[PlannedStage] = []
     for number in range(1, settings.rounds + 1):
         follows = any(stage.state != "found" for stage in planned)
@@ -145,14 +145,14 @@ def _gone(finished: Round, name: StageName, store: Store, versions: Mapping[str,
     return said + sorted(of_old)
 
 
-def _versions() -> dict[str, int]:
-    """Versions of all stages, as their code stands."""
+def all_stages() -> list[Stage]:
+    """Every stage that a module of tasks declares, with that module among those that shape its result."""
     found = {}
     for module in pkgutil.iter_modules(selu.tasks.__path__, "selu.tasks."):
         for value in vars(importlib.import_module(module.name)).values():
             if isinstance(value, Stage):
-                found[value.name] = value.version
-    return found
+                found[value.name] = value.model_copy(update={"modules": (module.name, *value.modules)})
+    return [found[name] for name in sorted(found)]
 
 
 def memory_of(settings: Settings) -> int | None:

@@ -8,26 +8,14 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib
 import json
-import pkgutil
 from importlib.util import find_spec
 from pathlib import Path
 
-import selu.tasks
+from selu.tasks.planning import all_stages
 from selu.tasks.stages import Stage
 
 RECORDED = Path(__file__).with_suffix(".json")
-
-
-def all_stages() -> list[Stage]:
-    """Every stage that a module of tasks declares, with that module among those that shape its result."""
-    found = {}
-    for module in pkgutil.iter_modules(selu.tasks.__path__, "selu.tasks."):
-        for value in vars(importlib.import_module(module.name)).values():
-            if isinstance(value, Stage):
-                found[value.name] = value.model_copy(update={"modules": (module.name, *value.modules)})
-    return [found[name] for name in sorted(found)]
 
 
 def code_digest(stage: Stage) -> str:
