@@ -43,8 +43,9 @@ GLANCE = 0.1
 LONGEST_FIELD = 1 << 26
 """Bytes. A picture of the largest size that settings allow, 2048 x 2048 of four bytes, is a quarter of it."""
 WITNESSES = 3
-"""Objects in view with which a picture cannot stay the same when the agent moves. Before a bare wall, or with one large
-thing all over the picture, it can: of 3,920 healthy frames of the embedded player 5 did, all with none in view."""
+"""Objects in view with which a picture cannot be of one colour, or stay the same when the agent moves. Before a bare wall,
+or with one large thing all over the picture, it can: of 3,920 healthy frames of the embedded player 5 stayed the same, all
+with none in view, and a fridge from close by is one colour."""
 
 _GUARDIAN = f"""
 import os, signal, subprocess, sys, time
@@ -202,13 +203,16 @@ def _carrying(token: str) -> Iterator[int]:
 def suspicion(before: Observation | None, now: Observation) -> str | None:
     """Why a frame cannot be what the agent sees, or None: it is of one colour, or the one before its pose changed.
 
-    Both count only where objects other than the held one are in view, by the metadata or by the segmentation.
+    Both count only where several objects other than the held one are in view, by the segmentation or, without one, by the
+    metadata: these call visible what covers no pixel, too.
     """
-    in_view = {o["objectId"] for o in now.metadata["objects"] if o["visible"]} | set(now.areas)
+    in_view = set(now.areas) or {o["objectId"] for o in now.metadata["objects"] if o["visible"]}
     in_view -= {o["objectId"] for o in now.metadata["inventoryObjects"]}
-    if in_view and bool((now.frame == now.frame[0, 0]).all()):
+    if len(in_view) < WITNESSES:
+        return None
+    if bool((now.frame == now.frame[0, 0]).all()):
         return f"its frame is of one colour with {len(in_view)} objects in view"
-    if before is None or len(in_view) < WITNESSES or not _moved(before, now):
+    if before is None or not _moved(before, now):
         return None
     return "its frame stayed the same while the agent moved" if np.array_equal(before.frame, now.frame) else None
 

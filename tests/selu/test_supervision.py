@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from selu.config import RolloutSettings, WorldSettings
@@ -26,7 +27,8 @@ from selu.store import write_table
 from selu.tasks.rollout import PolicyChoice, roll_out_shard
 from selu.tasks.stages import Shard
 from selu.worlds import make_world
-from selu.worlds.thor import ControllerSimulator
+from selu.worlds.supervision import suspicion
+from selu.worlds.thor import ControllerSimulator, Observation
 
 PLAYER = Path(__file__).parents[1] / "misbehaving_player.py"
 UNHURRIED = {"start_timeout": 60.0, "step_timeout": 60.0}
@@ -258,3 +260,22 @@ def test_an_episode_that_always_loses_its_world_is_an_error(tmp_path: Path) -> N
     with pytest.raises(WorldError, match=r"exit code 7.* try 2 of 2 to play task .*; see `selu doctor`"):
         play(f"dies --record {tmp_path}/processes", Turning(), restarts=1)
     assert_gone(recorded(tmp_path / "processes"))
+
+
+def _seen(colour: int, areas: dict[str, int], visible: int, degrees: float = 0.0) -> Observation:
+    objects = [{"objectId": f"Thing|{n}", "visible": n < visible} for n in range(5)]
+    pose = {"rotation": {"y": degrees}, "position": {"x": 0, "y": 0, "z": 0}, "cameraHorizon": 0}
+    metadata = {"objects": objects, "inventoryObjects": [], "agent": pose}
+    return Observation(np.full((4, 4, 3), colour, np.uint8), metadata, areas)
+
+
+def test_one_large_thing_all_over_the_picture_is_no_fault() -> None:
+    fridge = _seen(200, {"Fridge|1": 16}, visible=4)
+    assert suspicion(None, fridge) is None, "what is visible behind or inside it covers no pixel"
+    assert suspicion(fridge, _seen(200, {"Fridge|1": 16}, visible=1, degrees=45)) is None
+
+
+def test_one_colour_is_a_fault_where_several_things_would_be_seen() -> None:
+    several = {"Fridge|1": 8, "Mug|1": 4, "Sink|1": 4}
+    assert "of one colour with 3 objects in view" in str(suspicion(None, _seen(128, several, visible=3)))
+    assert "of one colour with 4 objects in view" in str(suspicion(None, _seen(128, {}, visible=4)))
