@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import math
 import os
 import shutil
@@ -104,6 +105,8 @@ def _run_flow(settings: Settings, start: Callable[[], R], *, verbose: bool) -> R
     workspace.store()  # a folder that cannot be used is said before anything starts
     use_profile(workspace.prefect_home, verbose=verbose)
 
+    import httpx
+
     from selu.tasks import progress
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -116,7 +119,17 @@ def _run_flow(settings: Settings, start: Callable[[], R], *, verbose: bool) -> R
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with quiet_heartbeat(), progress.shown_on(_err):
+            from selu.flows.crashes import mark_crashed
+
+            mark_crashed(workspace.prefect_home)
+            # Log lines that do not reach the server are no reason to print a traceback for each.
+            logging.raiseExceptions = verbose
             return start()
+    except httpx.TransportError as error:
+        raise TransientError(
+            f"Prefect's server ({os.environ.get('PREFECT_API_URL', 'of this command')}) does not answer any more: {error}; "
+            "finished work is kept"
+        ) from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -304,8 +317,9 @@ def label(
 
     def start() -> Any:
         from selu.flows.labelling import labelling
+        from selu.flows.ledger import on_chosen_runner
 
-        return labelling(settings, folder.absolute())
+        return on_chosen_runner(labelling, settings.orchestration)(settings, folder.absolute())
 
     made = _run_flow(settings, start, verbose=verbose)
     from selu.recorded import labels_of
@@ -647,15 +661,15 @@ def prune(
         int | None, typer.Option(min=0, help="Keep this many rounds, the newest, and those that led to them.")
     ] = None,
     hours: Annotated[
-        float, typer.Option(min=0.0, help="Spare what is younger: a run at work has no record yet.")
+        float, typer.Option(min=0.0, help="Spare what was made or used later: a run at work has no record yet.")
     ] = 24.0,
     yes: Annotated[bool, typer.Option("--yes", help="Delete. Without it, only say what would go.")] = False,
 ) -> None:
     """Delete what [b]no kept round needs[/b]; without --yes only say what that would be.
 
     Every finished round is kept unless --keep says how many. A kept round keeps all that it was made of. What no round
-    made (labels of recorded trajectories, runs that were given up) goes, so keep a copy of what you need, and let no run
-    be at work that began longer ago than --hours.
+    made (labels of recorded trajectories, runs that were given up) goes, so keep a copy of what you need. Whatever a run on this
+    machine has used since it began is spared; of runs on other machines only what they used in the last --hours.
 
     [dim]selu artifacts prune
     selu artifacts prune --keep 14 --yes[/dim]
@@ -665,7 +679,15 @@ def prune(
     from selu.housekeeping import prune as prune_store
     from selu.rounds import Workspace
 
-    pruned = prune_store(Workspace.of(_settings(config, overrides)).store(), keep, timedelta(hours=hours), delete=yes)
+    workspace = Workspace.of(_settings(config, overrides))
+    store = workspace.store()
+    from selu.cli.profile import use_profile
+
+    use_profile(workspace.prefect_home)
+    from selu.flows.crashes import longest_at_work
+
+    spared = max(timedelta(hours=hours), longest_at_work(workspace.prefect_home))
+    pruned = prune_store(store, keep, spared, delete=yes)
     for item in pruned.kinds:
         _out.print(f"{item.kind}: {item.count} artifacts, {item.bytes / 1e6:.1f} MB")
     _out.print(f"{pruned}.{'' if yes else ' --yes deletes them.'}")

@@ -29,6 +29,10 @@ _RECORDING = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "500",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "200",
+    # One writer at a time: on a busy machine the next one waits longer than the ten seconds that are the default.
+    "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+    # Slots whose holders were killed come free even if the server was restarted meanwhile.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
 
 
@@ -58,6 +62,8 @@ def use_profile(prefect_home: Path, *, verbose: bool = False) -> None:
         # Its first start makes a database, which takes minutes on a machine whose cores are busy with something else.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "selu",
+        # What is logged from a thread of the library's own has no run to belong to.
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         # What goes wrong is said by the command itself, in one sentence.
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO" if verbose else "CRITICAL",
         "TOKENIZERS_PARALLELISM": "false",

@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -27,6 +28,8 @@ __all__ = ["serve_deployments", "server"]
 
 _STARTS_WITHIN = 180.0
 """Seconds: its first start makes a database."""
+_LOOKS_EVERY = 30.0
+"""Seconds between two looks for runs whose process is dead."""
 
 
 @contextlib.contextmanager
@@ -35,21 +38,36 @@ def server(settings: Settings, port: int) -> Iterator[subprocess.Popen[bytes]]:
     workspace = Workspace.of(settings)
     workspace.store()
     use_profile(workspace.prefect_home, verbose=True)
-    # `prefect server start --port` alone does not reach the page's own settings.
     environment = {**os.environ, "PREFECT_SERVER_API_PORT": str(port), "PREFECT_SERVER_API_HOST": "127.0.0.1"}
+    environment.setdefault("PREFECT_UI_URL", f"http://127.0.0.1:{port}")  # for links in notifications
+    # Nobody is asked for a password here, so no other page in a browser may read or start anything.
+    own = f"http://127.0.0.1:{port},http://localhost:{port}"
+    environment.setdefault("PREFECT_SERVER_CORS_ALLOWED_ORIGINS", own)
     environment.pop("PREFECT_API_URL", None)
     note = server_note(workspace.prefect_home)
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps({"api": f"http://127.0.0.1:{port}/api"}))
-    running = subprocess.Popen([sys.executable, "-m", "prefect", "server", "start"], env=environment)
+    running = subprocess.Popen([sys.executable, "-m", "selu.cli.pages", str(workspace.data_dir)], env=environment)
+    watched = threading.Event()
+    url = f"http://127.0.0.1:{port}/api"
+    threading.Thread(target=_watch, args=(workspace.prefect_home, url, watched), daemon=True).start()
     try:
         yield running
     finally:
+        watched.set()
         note.unlink(missing_ok=True)
         running.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             running.wait(10)
         running.kill()
+
+
+def _watch(home: Path, url: str, ended: threading.Event) -> None:
+    """Look for runs of this data folder whose process is dead."""
+    while not ended.wait(_LOOKS_EVERY):
+        from selu.flows.crashes import mark_crashed
+
+        mark_crashed(home, url)
 
 
 def serve_deployments(settings: Settings, file: Path, port: int, *, active: bool, say: Callable[[str], None]) -> None:
@@ -59,7 +77,9 @@ def serve_deployments(settings: Settings, file: Path, port: int, *, active: bool
         ConfigError: the file cannot be read, or names a flow or settings that do not exist.
         TransientError: the server does not come up.
     """
-    home = Workspace.of(settings).prefect_home
+    workspace = Workspace.of(settings)
+    workspace.store()  # a folder that cannot be used is said before anything starts
+    home = workspace.prefect_home
     known = os.environ.get("PREFECT_API_URL") or running_server(home)
     # Prefect reads it when it is first imported, which the flows do.
     os.environ["PREFECT_API_URL"] = url = known or f"http://127.0.0.1:{port}/api"

@@ -13,6 +13,7 @@ from pathlib import Path
 from prefect import flow
 
 from selu.config import Settings, WorldSettings
+from selu.flows.crashes import note_process
 from selu.rounds import Workspace
 from selu.store import ArtifactRef
 from selu.tasks.base_model import BaseModelRecipe, Phase, demonstrate, package_model, pretrain, render_shard
@@ -21,7 +22,7 @@ from selu.tasks.stages import Shard, shards
 __all__ = ["base_model"]
 
 
-@flow(name="base model", flow_run_name="base model seed {recipe.seed}", persist_result=False)
+@flow(name="base model", flow_run_name="base model seed {recipe.seed}", persist_result=False, on_running=[note_process])
 def base_model(settings: Settings, recipe: BaseModelRecipe, out: Path) -> ArtifactRef:
     """Render the base scenes, demonstrate weakly, train in three phases, measure on unseen scenes, package."""
     workspace, world = Workspace.of(settings), WorldSettings()

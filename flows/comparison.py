@@ -14,6 +14,7 @@ from prefect import flow
 from selu.comparison import PlannedRun, State, plan_comparison
 from selu.comparison.writing import read_notes, write_notes
 from selu.config import Settings
+from selu.flows.crashes import note_process
 from selu.flows.ledger import one_at_a_time
 from selu.flows.self_learning import self_learning
 from selu.rounds import Workspace
@@ -28,6 +29,7 @@ __all__ = ["comparison"]
     flow_run_name="comparison from seed {settings.seed}",
     task_runner=one_at_a_time(),
     persist_result=False,
+    on_running=[note_process],
 )
 def comparison(
     settings: Settings,

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from selu.config import SelfAskingSettings, Settings
 from selu.evaluation import Phase
+from selu.flows.crashes import note_process
 from selu.flows.ledger import Account, one_at_a_time
 from selu.rounds import Workspace
 from selu.seeds import derived_seed
@@ -84,6 +85,7 @@ class Evaluated(Value):
     flow_run_name="evaluation of {run} round {round_number}",
     task_runner=one_at_a_time(),
     persist_result=False,
+    on_running=[note_process],
 )
 def evaluation(
     settings: Settings,

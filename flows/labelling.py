@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prefect import flow, tags
-from prefect.futures import PrefectFuture
 
 from selu.config import Settings
-from selu.errors import ConfigError
+from selu.flows.crashes import note_process
 from selu.flows.ledger import Account, one_at_a_time
 from selu.recorded import list_recorded
 from selu.rounds import Workspace
@@ -19,10 +18,9 @@ from selu.tasks.checks import check_models
 from selu.tasks.datasets import make_actor_dataset, make_critic_dataset
 from selu.tasks.frames import extract_frames
 from selu.tasks.hindsight import relabel_episodes
-from selu.tasks.progress import say
 from selu.tasks.recorded import take_recorded
 from selu.tasks.self_asking import ask_about_contrasts, ask_about_episodes
-from selu.tasks.stages import Made, Model, Shard, shards
+from selu.tasks.stages import Model, Shard, shards
 
 __all__ = ["Labelled", "labelling"]
 
@@ -38,7 +36,13 @@ class Labelled(NamedTuple):
     actor_dataset: ArtifactRef | None
 
 
-@flow(name="labelling", flow_run_name="label {folder}", task_runner=one_at_a_time(), persist_result=False)
+@flow(
+    name="labelling",
+    flow_run_name="label {folder}",
+    task_runner=one_at_a_time(),
+    persist_result=False,
+    on_running=[note_process],
+)
 def labelling(settings: Settings, folder: Path) -> Labelled:
     """Judge and relabel the recorded episodes of a folder (:mod:`selu.recorded`) and make dataset versions of them.
 
@@ -93,8 +97,7 @@ def labelling(settings: Settings, folder: Path) -> Labelled:
                 parts("hindsight: contrasts"), zip(episodes, frames, strict=True), judgements, relabels, strict=True
             )
         )
-        critic_dataset = _if_any(
-            account,
+        critic_dataset = account.one_if_any(
             make_critic_dataset.submit(
                 workspace,
                 Shard(stage="critic dataset"),
@@ -109,8 +112,7 @@ def labelling(settings: Settings, folder: Path) -> Labelled:
                 derived_seed(settings.seed, "critic dataset"),
             ),
         )
-        actor_dataset = _if_any(
-            account,
+        actor_dataset = account.one_if_any(
             make_actor_dataset.submit(
                 workspace,
                 Shard(stage="actor dataset"),
@@ -127,12 +129,3 @@ def labelling(settings: Settings, folder: Path) -> Labelled:
             ),
         )
     return Labelled(episodes, judgements, relabels, critic_dataset, actor_dataset)
-
-
-def _if_any(account: Account, future: PrefectFuture[Made]) -> ArtifactRef | None:
-    """A dataset version, or None where no label was accepted: the judgements are worth having all the same."""
-    try:
-        return account.one(future).ref
-    except ConfigError as error:
-        say(str(error))
-        return None

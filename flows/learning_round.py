@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Literal
 
 from prefect import flow, tags
 
 from selu.config import FinetuningSettings, Settings
+from selu.flows.approval import approved, check_somebody_can_approve
+from selu.flows.crashes import note_process
 from selu.flows.evaluation import Candidates, Contestants, Evaluated, Learned, evaluation
-from selu.flows.ledger import Account, Ledger, one_at_a_time
+from selu.flows.ledger import Account, Ledger, on_chosen_runner, one_at_a_time
 from selu.rounds import Round, Workspace, new_round, run_folder, run_name, save_round
 from selu.seeds import derived_seed
 from selu.store import ArtifactRef, OracleRef
@@ -45,17 +48,20 @@ def round_tags(settings: Settings, round_number: int) -> list[str]:
     flow_run_name="{settings.method} {settings.world.name} seed {settings.seed} round {round_number}",
     task_runner=one_at_a_time(),
     persist_result=False,
+    on_running=[note_process],
 )
 def learning_round(settings: Settings, round_number: int = 1, previous: Round | None = None) -> Round:
     """Collect, judge, relabel, and fine-tune both models on what came out; evaluate before and after.
 
-    A model whose fine-tuning is switched off keeps its adapter, or has none; no dataset version is made for it. With
-    ``self_asking.by=oracle`` the labels are the truth: an upper bound, and no self-learning.
+    A model whose fine-tuning is switched off, or for which no label was accepted, keeps its adapter, or has none; no dataset
+    version is made for it. With ``self_asking.by=oracle`` the labels are the truth: an upper bound, and no self-learning.
 
     `previous` is the round before, whose models act and judge in this one. Run again, it goes on where it stopped.
     """
     with tags(*round_tags(settings, round_number)):
         now = _RoundNow(settings, round_number, previous)
+        if settings.guard.approval:
+            check_somebody_can_approve()
         revisions = check_models(now.workspace, {"actor_before": now.before.actor, "critic_before": now.before.critic})
 
         collected = _collect(now)
@@ -281,7 +287,7 @@ def _teach_critic(now: _RoundNow, collected: _Collected, labels: _Labels) -> _Ta
     dataset = None
     with now.ledger.stage("critic_dataset") as stage:
         if settings.critic_finetuning.enabled:
-            dataset = stage.one(
+            dataset = stage.one_if_any(
                 make_critic_dataset.submit(
                     now.workspace,
                     Shard(stage="critic dataset"),
@@ -295,7 +301,7 @@ def _teach_critic(now: _RoundNow, collected: _Collected, labels: _Labels) -> _Ta
                     settings.critic.prompt_style,
                     now.seed("critic dataset"),
                 )
-            ).ref
+            )
     with now.ledger.stage("critic_finetuning") as stage:
         if dataset is None:
             return _Taught(now.before.critic)
@@ -327,10 +333,9 @@ def _judge_again(
             return taught, labels, _actor_dataset(now, stage, collected, labels)
         critic = taught.promoted
         judged = _ask(now, stage, "rejudging", collected, critic, agree_with_direct=critic.adapter is not None)
-        if (
-            now.guards
-            and taught.candidate is not None
-            and not _critic_passes(now, stage, collected, labels, judged, critic)
+        if taught.candidate is not None and not (
+            (not now.guards or _critic_passes(now, stage, collected, labels, judged, critic))
+            and _approved(now, "critic", now.before.critic, critic)
         ):
             taught = replace(taught, promoted=now.before.critic)
             critic, label = taught.promoted, "rejudging: by the critic from before"
@@ -346,7 +351,7 @@ def _actor_dataset(now: _RoundNow, stage: Account, collected: _Collected, labels
     settings = now.settings
     if not settings.actor_finetuning.enabled:
         return None
-    return stage.one(
+    return stage.one_if_any(
         make_actor_dataset.submit(
             now.workspace,
             Shard(stage="rejudging: actor dataset"),
@@ -361,7 +366,7 @@ def _actor_dataset(now: _RoundNow, stage: Account, collected: _Collected, labels
             settings.world.skill_set,
             now.seed("actor dataset"),
         )
-    ).ref
+    )
 
 
 def _teach_actor(now: _RoundNow, collected: _Collected, dataset: ArtifactRef | None, critic: Model) -> _Taught:
@@ -384,7 +389,10 @@ def _teach_actor(now: _RoundNow, collected: _Collected, dataset: ArtifactRef | N
             )
         ).ref
         taught = _Taught(Model(settings=settings.actor, adapter=adapter), dataset, adapter)
-        if now.guards and not _actor_passes(now, stage, collected, taught.promoted, critic):
+        if not (
+            (not now.guards or _actor_passes(now, stage, collected, taught.promoted, critic))
+            and _approved(now, "actor", now.before.actor, taught.promoted)
+        ):
             return replace(taught, promoted=now.before.actor)
         return taught
 
@@ -413,7 +421,8 @@ def _evaluate(
             oracle=tuple(made.oracle for made in collected.played),
             labels=labels,
         )
-        evaluated = evaluation(now.settings, now.before, after, learned, now.run, now.number, rejected)
+        measure = on_chosen_runner(evaluation, now.settings.orchestration)
+        evaluated = measure(now.settings, now.before, after, learned, now.run, now.number, rejected)
         stage.made.extend(evaluated.made)
         return evaluated
 
@@ -514,6 +523,15 @@ def _actor_passes(now: _RoundNow, stage: Account, collected: _Collected, actor: 
     )
     now.guarded.append(decision)
     return decision.report.passed
+
+
+def _approved(now: _RoundNow, who: Literal["actor", "critic"], before: Model, candidate: Model) -> bool:
+    """Whether a person approves, where one is to be asked; their word takes the place of the guard's, which passed it."""
+    if not now.settings.guard.approval:
+        return True
+    guarded = now.guarded.pop() if now.guards else None
+    now.guarded.append(approved(now.workspace, who, before, candidate, guarded))
+    return now.guarded[-1].report.passed
 
 
 def _practise(

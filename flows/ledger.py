@@ -4,26 +4,60 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
+from prefect import Flow
+from prefect.exceptions import ExternalSignal
 from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from selu.config import OrchestrationSettings
+from selu.errors import ConfigError, NothingToLearn
 from selu.rounds import StageName, StageRecord
-from selu.tasks.progress import finished
+from selu.store import ArtifactRef
+from selu.tasks.progress import finished, interrupt, say
 from selu.tasks.stages import Made, Outcome, timed
 
-__all__ = ["Account", "Ledger", "one_at_a_time"]
+__all__ = ["Account", "Ledger", "on_chosen_runner", "one_at_a_time"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
 MadeT = TypeVar("MadeT", bound=Outcome)
 
 
 def one_at_a_time() -> TaskRunner[PrefectFuture[Any]]:
     """The default runner. Inside a shard the worlds step side by side and the models answer in batches, on all cores; a
-    second shard beside it would only share them. Another one, e.g. of Dask or Ray, is given by
-    ``learning_round.with_options(task_runner=...)``."""
+    second shard beside it would only share them."""
     runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=1)
     return runner
+
+
+def on_chosen_runner(flow: Flow[P, R], settings: OrchestrationSettings) -> Flow[P, R]:
+    """The flow, with its tasks run by whom the settings name.
+
+    Raises:
+        ConfigError: what talks to Dask or Ray is not installed.
+    """
+    if settings.task_runner == "threads":
+        return flow
+    try:
+        if settings.task_runner == "dask":
+            from prefect_dask import DaskTaskRunner
+
+            # One thread a worker: what shares a process shares its models and torch's settings.
+            own = {"n_workers": settings.workers, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
+            started: dict[str, Any] = {"cluster_kwargs": own}
+            named: dict[str, Any] = {"address": settings.address}
+            return flow.with_options(task_runner=DaskTaskRunner(**(named if settings.address else started)))
+        from prefect_ray import RayTaskRunner
+
+        started, named = {"init_kwargs": {"num_cpus": settings.workers}}, {"address": settings.address}
+        return flow.with_options(task_runner=RayTaskRunner(**(named if settings.address else started)))
+    except ImportError as error:
+        raise ConfigError(
+            f"orchestration.task_runner={settings.task_runner} is not installed ({error}): pip install "
+            f'"selu[{settings.task_runner}]".'
+        ) from None
 
 
 class Account:
@@ -41,6 +75,15 @@ class Account:
         made = future.result()
         self.made.append(made)
         return made
+
+    def one_if_any(self, future: PrefectFuture[Made]) -> ArtifactRef | None:
+        """A dataset version, or None where no label was accepted, which is said: the judgements are worth having all the
+        same, and a model that learns nothing keeps what it knows."""
+        try:
+            return self.one(future).ref
+        except NothingToLearn as error:
+            say(str(error))
+            return None
 
     def all(self, futures: Iterable[PrefectFuture[MadeT]]) -> list[MadeT]:
         """Wait for tasks, one for each shard, and note what they made, in the order of the shards.
@@ -61,8 +104,13 @@ class Ledger:
     def stage(self, name: StageName) -> Iterator[Account]:
         """Time a stage and note what it made; one that fails is not noted."""
         account = Account()
-        with timed() as seconds:
-            yield account
+        try:
+            with timed() as seconds:
+                yield account
+        except (KeyboardInterrupt, ExternalSignal):
+            # The run is stopped, by Ctrl-C or by a cancellation: the task at work in another thread must not go on.
+            interrupt()
+            raise
         reused = sum(made.cached for made in account.made)
         record = StageRecord(
             name=name,

@@ -8,8 +8,10 @@ from prefect import flow, get_run_logger, tags
 from prefect.artifacts import create_table_artifact
 
 from selu.config import Settings
+from selu.flows.crashes import longest_at_work, note_process
 from selu.flows.evaluation import Contestants, Evaluated, evaluation
 from selu.flows.learning_round import round_tags
+from selu.flows.ledger import on_chosen_runner
 from selu.housekeeping import KindOfArtifact, prune, survey
 from selu.rounds import Workspace, finished_rounds, run_name, same_training
 from selu.tasks.progress import say
@@ -22,6 +24,7 @@ __all__ = ["evaluate_latest", "housekeeping"]
     name="evaluation of the latest",
     flow_run_name="evaluation of {settings.method} {settings.world.name} seed {settings.seed}",
     persist_result=False,
+    on_running=[note_process],
 )
 def evaluate_latest(settings: Settings, base_only: bool = False) -> Evaluated:
     """Evaluate the models as they are set, and beside them those of the last round that these settings trained.
@@ -48,10 +51,16 @@ def evaluate_latest(settings: Settings, base_only: bool = False) -> Evaluated:
         )
     number = latest.round if latest else 0
     with tags(*round_tags(settings, number)):
-        return evaluation(settings, before, after, None, run_name(settings), number)
+        measure = on_chosen_runner(evaluation, settings.orchestration)
+        return measure(settings, before, after, None, run_name(settings), number)
 
 
-@flow(name="housekeeping", flow_run_name="housekeeping of {settings.data_dir}", persist_result=False)
+@flow(
+    name="housekeeping",
+    flow_run_name="housekeeping of {settings.data_dir}",
+    persist_result=False,
+    on_running=[note_process],
+)
 def housekeeping(
     settings: Settings, keep: int | None = None, hours: float = 24.0, delete: bool = False
 ) -> list[KindOfArtifact]:
@@ -60,11 +69,14 @@ def housekeeping(
     Args:
         settings: Those of the runs; only `data_dir` matters.
         keep: Rounds that are kept, the newest ones with those that led to them; none named: all.
-        hours: Whatever is younger is spared: a run that is still at work has no record yet.
+        hours: Whatever was made or used later is spared: a run that is still at work has no record yet. So is whatever
+            was since the oldest run began that is at work on this machine.
         delete: Delete; otherwise only tell.
     """
-    store = Workspace.of(settings).store()
-    pruned = prune(store, keep, timedelta(hours=hours), delete=delete)
+    workspace = Workspace.of(settings)
+    store = workspace.store()
+    spared = max(timedelta(hours=hours), longest_at_work(workspace.prefect_home))
+    pruned = prune(store, keep, spared, delete=delete)
     get_run_logger().info("%s", pruned)
     create_table_artifact(
         key="housekeeping",

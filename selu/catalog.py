@@ -57,6 +57,7 @@ _OTHER_TABLES: dict[str, dict[str, str]] = {
         "loss": "DOUBLE",
         "learning_rate": "DOUBLE",
         "grad_norm": "DOUBLE",
+        "validation_loss": "DOUBLE",
     },
     "metrics": {
         "run": "VARCHAR",

@@ -38,6 +38,7 @@ __all__ = [
     "GuardSettings",
     "HindsightSettings",
     "ModelSettings",
+    "OrchestrationSettings",
     "RolloutSettings",
     "SelfAskingSettings",
     "Settings",
@@ -283,8 +284,8 @@ class ModelSettings(_Section):
     )
     base_url: str | None = Field(
         default=None,
-        pattern=r"^https?://[^\s?#]+$",
-        description="for engine=openai: address of the server, such as http://127.0.0.1:8000/v1",
+        pattern=r"^https?://[^\s?#@/]+(/[^\s?#]*)?$",
+        description="for engine=openai: address of the server, such as http://127.0.0.1:8000/v1, without user and password",
     )
     api_key_variable: str = Field(
         default="OPENAI_API_KEY",
@@ -400,8 +401,33 @@ class FinetuningSettings(_Section):
         default=None,
         description="recompute activations in place of keeping them: slower, in less memory; unset: on a GPU only",
     )
+    mixed_precision: Literal["bfloat16"] | None = Field(
+        default=None,
+        description="bfloat16: compute in it over weights kept as they are (autocast), on a GPU that has it or a CPU; LoRA's "
+        "own weights are float32 either way",
+    )
     threads: int = Field(
         default=2, ge=1, le=256, description="CPU threads; pinned, because sums in another order give other bytes"
+    )
+    checkpoint_steps: int = Field(
+        default=50,
+        ge=0,
+        description="optimiser steps between checkpoints, from which a stopped training goes on with the same result; 0: none",
+    )
+    validation: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=0.5,
+        description="share of the rows held out, by whole episodes; the adapter with the lowest loss on them is kept. 0: all "
+        "rows train, and the last adapter is kept",
+    )
+    validate_every: int = Field(
+        default=50, ge=1, description="optimiser steps between two measurements on the rows held out"
+    )
+    patience: int = Field(
+        default=0,
+        ge=0,
+        description="training stops after so many measurements in a row without a new lowest loss; 0: never",
     )
 
     @field_validator("max_steps")
@@ -464,8 +490,36 @@ class GuardSettings(_Section):
         default=0.25, description="actor: most that the share of episodes of one repeated action may rise"
     )
     done_loss: Share = Field(default=0.25, description="actor: most that the share of own Done may fall")
+    approval: bool = Field(
+        default=False,
+        description="wait in Prefect's UI for a person to approve of each adapter that would be promoted",
+    )
     stop: int = Field(
         default=2, ge=0, le=1000, description="self-learning stops after so many rounds without a promotion; 0: never"
+    )
+
+
+class OrchestrationSettings(_Section):
+    """How Prefect runs the stages. Nothing here shapes a result."""
+
+    task_runner: Literal["threads", "dask", "ray"] = Field(
+        default="threads",
+        description="threads: one shard after the other, in the run's own process; dask, ray: shards side by side in other "
+        "processes and on other machines that share data_dir",
+    )
+    workers: int = Field(
+        default=2, ge=1, le=10_000, description="processes that dask or ray start where no address is given"
+    )
+    address: str | None = Field(
+        default=None,
+        min_length=1,
+        description="of a Dask scheduler or a Ray head that is up; unset: started for the run",
+    )
+    gpu_slot: str | None = Field(
+        default=None,
+        min_length=1,
+        description="name of a global concurrency limit of Prefect: fine-tuning and judging wait for a slot of it, while "
+        "rollouts go on; unset: nobody waits",
     )
 
 
@@ -528,6 +582,9 @@ class Settings(_Section):
     evaluation: EvaluationSettings = Field(
         default_factory=EvaluationSettings, description="sizes of the frozen, held-out probes"
     )
+    orchestration: OrchestrationSettings = Field(
+        default_factory=OrchestrationSettings, description="how Prefect runs the stages"
+    )
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> Self:
@@ -550,6 +607,12 @@ def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
             ("world.rotate_degrees",),
             f"world.rotate_degrees={world.rotate_degrees}: 360 is not a multiple of it, so the agent could never face "
             "the same way again; use 30, 45, 60 or 90",
+        )
+    if settings.orchestration.address is not None and settings.orchestration.task_runner == "threads":
+        yield (
+            ("orchestration.address", "orchestration.task_runner"),
+            f"orchestration.address={settings.orchestration.address} with task_runner=threads: threads are in the run's own "
+            "process; set task_runner to dask or ray",
         )
     if world.local_executable_path is not None:
         for key in ("commit_id", "platform"):

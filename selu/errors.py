@@ -13,6 +13,10 @@ class ConfigError(TerminalError):
     """A setting, path or name that the user gave cannot work."""
 
 
+class NothingToLearn(ConfigError):
+    """The critic accepted nothing that a model could be taught."""
+
+
 class ArtifactError(TerminalError):
     """An artifact on disk is missing, incomplete or altered."""
 

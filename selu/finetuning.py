@@ -1,29 +1,42 @@
 """LoRA fine-tuning: a dataset version and a base model in, an adapter and its training curve out.
 
 The trainer is TRL's ``SFTTrainer`` over PEFT, with the loss on completions only and no truncation (which could cut image
-tokens). Equal inputs give equal bytes on one class of machine: seeds and the number of threads are pinned, torch runs
-its deterministic algorithms, and what is written holds neither a time nor a path.
+tokens). Rows are not packed into longer ones: TRL refuses that for rows with pictures, whose features would no longer
+belong to the sequence that holds their tokens. Equal inputs give equal bytes on one class of machine: seeds and the
+number of threads are pinned, torch runs its deterministic algorithms, and what is written holds neither a time nor a path.
+
+A training that is killed goes on from its last checkpoint as if nothing had happened: weights, optimiser, learning rate,
+random numbers, order of the rows and curve are those of an undisturbed one. Of a checkpoint's files the weights are
+safetensors; the optimiser, the schedule and the random numbers are torch's, which the trainer reads with
+``weights_only=True``: tensors, numbers and names alone, and no code that a pickle could carry.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
 import json
+import logging
 import math
+import os
 import re
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from pydantic import Field
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch.utils import deterministic
+from torch.utils.data import Subset
 from transformers import PrinterCallback, TrainerCallback
 from transformers.integrations.integration_utils import TensorBoardCallback
 from trl.data_utils import apply_chat_template, prepare_multimodal_messages
@@ -50,12 +63,15 @@ from selu.models.transformers_engine import (
     takes_suffix,
 )
 from selu.records import Record
+from selu.seen_rows import decode_row, write_seen_row
 from selu.store import write_table
 
 if TYPE_CHECKING:
     from selu.config import FinetuningSettings, ModelSettings
 
 __all__ = ["CurvePoint", "finetune"]
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, float], None]
 """Called after each optimiser step with (step, number of steps, loss)."""
@@ -64,6 +80,8 @@ Progress = Callable[[int, int, float], None]
 _DETERMINISTIC: Any = deterministic
 
 _COLUMNS = ("prompt", "completion", "images")
+_EPISODE = "episode_id"
+_VALIDATION_LOSS = "eval_loss"  # the trainer's name
 
 
 class CurvePoint(Record):
@@ -76,6 +94,10 @@ class CurvePoint(Record):
     )
     learning_rate: float
     grad_norm: float = Field(description="before clipping at 1")
+    validation_loss: float | None = Field(
+        default=None,
+        description="loss on the rows held out, weighed alike within a batch, after this step; None where it was not measured",
+    )
 
 
 def finetune(
@@ -88,17 +110,21 @@ def finetune(
     log_dir: Path | None = None,
     report_to: Sequence[str] = (),
     adapter: Path | None = None,
+    checkpoints: Path | None = None,
     progress: Progress | None = None,
 ) -> list[CurvePoint]:
-    """Train a LoRA adapter on `rows` and write it to the folder `out`, with ``curves.parquet``.
+    """Train a LoRA adapter on `rows` and write it to the folder `out`, with ``curves.parquet`` and a row as the model saw it.
 
-    `rows` are TRL's: ``prompt`` and ``completion``, each a list of messages, and ``images``; other columns are ignored.
+    `rows` are TRL's: ``prompt`` and ``completion``, each a list of messages, and ``images``; rows are held out by their
+    ``episode_id``, those without one (a rehearsed corpus) never; other columns are ignored.
     `adapter` is one to go on from; it must have the rank, alpha and layers that `settings` ask for.
+    `checkpoints` is a folder of this training alone: one that left checkpoints there goes on from the last.
     TensorBoard writes to `log_dir` if `report_to` names it; other names go to transformers as they are.
 
     Raises:
-        ConfigError: the engine cannot train, there are no rows, a column is missing, or `adapter` does not fit.
-        TerminalError: the loss is no longer a number.
+        ConfigError: the engine cannot train, the device has no such precision, there are no rows (or none of an episode to
+            hold out), a column is missing, or `adapter` does not fit.
+        TerminalError: the loss is no longer a number, or a checkpoint cannot be read.
         TransientError: memory does not suffice for a single row. Where it suffices for some rows of a step, training starts
             again with as many of them at a time.
     """
@@ -114,10 +140,14 @@ def finetune(
         raise ConfigError(
             "There are no rows to train on; collect more episodes or accept labels at a lower confidence."
         )
+    held_out = _held_out(rows, settings.validation, seed)
+    trained = sorted(set(range(len(rows))).difference(held_out))
 
+    device = resolve_device(base.device)
+    _check_precision(settings, device)
     source, options = locate_model(base), loading_options(base)
     processor = load_processor(source)
-    for rows_at_a_time in _halves(settings.batch_size):
+    for rows_at_a_time in _halves(_begun(checkpoints) or settings.batch_size):
         with (
             _reproducible(seed, settings.threads),
             tempfile.TemporaryDirectory() as scratch,
@@ -125,40 +155,117 @@ def finetune(
         ):
             # TRL and transformers warn each other about names that change in the next major version.
             warnings.simplefilter("ignore", FutureWarning)
-            device = resolve_device(base.device)
             model = _with_lora(load_weights(source, base.dtype, device, options), settings, source, adapter)
-            curve = _Curve(progress)
-            callbacks: list[TrainerCallback] = [curve]
+            attempt = None if checkpoints is None else checkpoints / f"{rows_at_a_time}-rows"
+            validation = _Validation(settings.patience)
+            callbacks: list[TrainerCallback] = [_Watch(progress), validation]
+            if attempt is not None:
+                callbacks.append(_Checkpoints(attempt, validation))
             if "tensorboard" in report_to and log_dir is not None:
                 callbacks.append(_tensorboard(log_dir))
             trackers = [name for name in report_to if name != "tensorboard"]
+            table = rows.select_columns(list(_COLUMNS))
             trainer = _Trainer(
                 model=model,
-                args=_trainer_settings(settings, len(rows), rows_at_a_time, seed, scratch, device, trackers),
-                train_dataset=rows.select_columns(list(_COLUMNS)),
+                args=_trainer_settings(
+                    settings,
+                    len(trained),
+                    rows_at_a_time,
+                    seed,
+                    scratch if attempt is None else str(attempt),
+                    device,
+                    trackers,
+                    checkpoint=attempt is not None,
+                ),
+                train_dataset=table,
+                eval_dataset=table if held_out else None,
                 processing_class=processor,
                 callbacks=callbacks,
             )
             trainer.weigh = settings.weigh
             # It prints every log line; progress is told through `progress`.
             trainer.remove_callback(PrinterCallback)
+            # TRL turns the adapter of a quantised model to bfloat16, in which small updates are lost.
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.data = parameter.data.float()
             try:
-                _collate_once(trainer, settings.target)
-                trainer.train()
+                collate = _collate_once(trainer, settings.target)
+                if held_out:
+                    everything: Any = trainer.train_dataset
+                    trainer.train_dataset, trainer.eval_dataset = (
+                        Subset(everything, trained),
+                        Subset(everything, held_out),
+                    )
+                seen = decode_row(*_own_row(trainer, rows, trained, collate), processor)
+                trainer.train(resume_from_checkpoint=None if attempt is None else _resume_from(attempt, validation))
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
                 # What the attempt holds must go before the next.
-                del model, trainer
+                del model, trainer, validation, callbacks
+                if attempt is not None:
+                    shutil.rmtree(attempt, ignore_errors=True)
                 continue
-            count_tokens(trained=trainer.tokens)
-            _save(trainer.model, out, label=source.label, revision=source.revision)
-            write_table(out / "curves.parquet", curve.points, CurvePoint)
-            return curve.points
+            except (UnpicklingError, SafetensorError, json.JSONDecodeError) as error:
+                raise TerminalError(
+                    f"A checkpoint in {attempt} cannot be read ({error}); delete that folder, and training begins again."
+                ) from error
+            count_tokens(trained=trainer.state.num_input_tokens_seen)
+            curve = _curve(trainer.state.log_history)
+            _save(trainer.model, validation.best, out, label=source.label, revision=source.revision)
+            write_table(out / "curves.parquet", curve, CurvePoint)
+            write_seen_row(out, *seen)
+            return curve
     raise TransientError(
         f"The model {source.label!r} ran out of memory in training on a single row; free memory, or choose "
         "gradient_checkpointing=true, quantization=4bit or dtype=bfloat16."
     )
+
+
+def _held_out(rows: Dataset, share: float, seed: int) -> list[int]:
+    """Places of the rows to validate on: whole episodes, drawn until they hold `share` of all rows that have an episode.
+
+    Rows of one episode show the same rooms and things; on both sides they would tell how well it is known by heart.
+    """
+    if share == 0:
+        return []
+    by_episode: dict[str, list[int]] = {}
+    for place, episode in enumerate(rows[_EPISODE] if _EPISODE in rows.column_names else ()):
+        if episode:
+            by_episode.setdefault(episode, []).append(place)
+    if len(by_episode) < 2:
+        raise ConfigError(
+            f"validation={share:g} holds out whole episodes, and these rows come from {len(by_episode)}; collect more or "
+            "set validation=0."
+        )
+    drawn = sorted(by_episode, key=lambda episode: hashlib.sha256(f"{seed}\0{episode}".encode()).digest())
+    wanted, held = share * sum(map(len, by_episode.values())), list[int]()
+    for episode in drawn[:-1]:
+        if len(held) >= wanted:
+            break
+        held += by_episode[episode]
+    return sorted(held)
+
+
+def _check_precision(settings: FinetuningSettings, device: torch.device) -> None:
+    if settings.mixed_precision is None or device.type == "cpu":
+        return
+    if device.type != "cuda" or not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ConfigError(
+            f"mixed_precision=bfloat16 is nothing that this device ({device}) computes in; leave mixed_precision out."
+        )
+
+
+def _own_row(trainer: Any, rows: Dataset, trained: Sequence[int], collate: _Collator) -> tuple[int, dict[str, Any]]:
+    """A row that is trained on, if possible of an episode and not rehearsed: its place, and the batch that it makes alone."""
+    episodes = rows[_EPISODE] if _EPISODE in rows.column_names else [""] * len(rows)
+    first = next((number for number, place in enumerate(trained) if episodes[place]), 0)
+    batch = trainer.data_collator([trainer.train_dataset[first]])
+    if "pixel_values" not in batch:
+        # The model is given what it makes of them.
+        batch = {**collate([rows[trained[first]]]), **batch}
+    return trained[first], batch
 
 
 def _halves(rows: int) -> Iterator[int]:
@@ -180,14 +287,11 @@ class _Trainer(SFTTrainer):
 
     loss_is_scaled_for_ga = False  # type: ignore[assignment]
     weigh: Literal["rows", "tokens"] = "tokens"
-    tokens = 0
-    """Of all rows that were trained on so far, padding left out."""
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         outputs = model(**inputs, use_cache=False, fused_lm_head=True)
-        self.tokens += int(inputs["attention_mask"].sum())
         if self.weigh == "tokens":
             tokens = outputs.label_mask.sum().clamp(min=1)
             if self.args.gradient_accumulation_steps > 1 and num_items_in_batch is not None:
@@ -197,11 +301,21 @@ class _Trainer(SFTTrainer):
             return -outputs.log_probs.sum() / tokens
         return (-outputs.log_probs.sum(dim=1) / outputs.label_mask.sum(dim=1).clamp(min=1)).mean()
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Of a checkpoint's model the adapter: no processor, no base, no settings as a pickle."""
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(_adapter_weights(self.model), folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
-def _collate_once(trainer: Any, target: str) -> None:
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """None: a checkpoint is nobody's to read."""
+
+
+def _collate_once(trainer: Any, target: str) -> _Collator:
     """Let the trainer read rows that were collated, and whose pictures were looked at, once for all epochs.
 
-    Where that cannot be (adapters that change what is seen, an architecture that takes no features), it goes on as it is.
+    Returns what collated them. Where that cannot be (adapters that change what is seen, an architecture that takes no
+    features), it goes on as it is.
     """
     collate = _Collator(trainer.data_collator, trainer.processing_class, trainer.model.generation_config.eos_token_id)
     if target == "language":
@@ -209,9 +323,10 @@ def _collate_once(trainer: Any, target: str) -> None:
         examples = Examples.of(trainer.train_dataset, collate, trainer.model.get_base_model(), padding)
         if examples is not None:
             trainer.train_dataset, trainer.data_collator = examples, examples.collate
-            return
+            return collate
     # Copied for aligned memory, as in `load_weights`: the processor's arrays are numpy's.
     trainer.data_collator = lambda rows: {key: value.clone() for key, value in collate(rows).items()}
+    return collate
 
 
 class _Collator:
@@ -262,13 +377,15 @@ def _trainer_settings(
     rows: int,
     rows_at_a_time: int,
     seed: int,
-    scratch: str,
+    folder: str,
     device: torch.device,
     report_to: list[str],
+    *,
+    checkpoint: bool,
 ) -> SFTConfig:
     steps = math.ceil(settings.epochs * math.ceil(rows / settings.batch_size))
     return SFTConfig(
-        output_dir=scratch,
+        output_dir=folder,
         num_train_epochs=settings.epochs,
         # In transformers' words: instead of epochs.
         max_steps=settings.max_steps if 0 < settings.max_steps < steps else -1,
@@ -285,7 +402,7 @@ def _trainer_settings(
         gradient_checkpointing=(
             device.type != "cpu" if settings.gradient_checkpointing is None else settings.gradient_checkpointing
         ),
-        bf16=False,
+        bf16=settings.mixed_precision == "bfloat16",
         use_cpu=device.type == "cpu",
         seed=seed,
         data_seed=seed,
@@ -295,7 +412,13 @@ def _trainer_settings(
         logging_steps=1,
         # The trainer would replace a loss that is not a number by the last good one.
         logging_nan_inf_filter=False,
-        save_strategy="no",
+        save_strategy="steps" if checkpoint and settings.checkpoint_steps else "no",
+        save_steps=max(settings.checkpoint_steps, 1),
+        eval_strategy="steps" if settings.validation else "no",
+        eval_steps=settings.validate_every,
+        per_device_eval_batch_size=rows_at_a_time,
+        # Kept in checkpoints.
+        include_num_input_tokens_seen="non_padding",
         report_to=report_to or "none",
         disable_tqdm=True,
     )
@@ -357,18 +480,22 @@ def _name_of(model: Any, module: Any) -> str:
     return name
 
 
-def _save(model: Any, out: Path, *, label: str, revision: str) -> None:
-    """Write the adapter as PEFT would, without its model card and without this machine's paths."""
+def _adapter_weights(model: Any) -> dict[str, torch.Tensor]:
+    return {
+        key: value.detach().cpu().contiguous()
+        for key, value in sorted(get_peft_model_state_dict(model, save_embedding_layers=False).items())
+    }
+
+
+def _save(model: Any, best: dict[str, torch.Tensor] | None, out: Path, *, label: str, revision: str) -> None:
+    """Write the adapter (its weights as they are, or `best`) as PEFT would, without its model card and this machine's paths."""
     out.mkdir(parents=True, exist_ok=True)
     config = model.peft_config["default"]
     config.base_model_name_or_path = label
     config.revision = None
     config.inference_mode = True
     config.save_pretrained(out)
-    weights = {
-        key: value.detach().cpu().contiguous()
-        for key, value in sorted(get_peft_model_state_dict(model, save_embedding_layers=False).items())
-    }
+    weights = _adapter_weights(model) if best is None else best
     # One key only: safetensors writes several in an order that changes from process to process.
     save_file(weights, out / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     (out / BASE_MODEL).write_text(json.dumps({"model": label, "revision": revision}, indent=2) + "\n")
@@ -396,15 +523,14 @@ def _reproducible(seed: int, threads: int) -> Iterator[None]:
         _DETERMINISTIC.fill_uninitialized_memory = fill
 
 
-class _Curve(TrainerCallback):
-    """Collects the training curve and stops at a loss that is not a number."""
+class _Watch(TrainerCallback):
+    """Tells of each step and stops at a loss that is not a number."""
 
     def __init__(self, progress: Progress | None) -> None:
-        self.points: list[CurvePoint] = []
         self.progress = progress
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        if logs is None or "loss" not in logs:  # the summary at the end
+        if logs is None or "loss" not in logs:  # the summary at the end, or a validation
             return
         loss = float(logs["loss"])
         if not math.isfinite(loss):
@@ -412,17 +538,96 @@ class _Curve(TrainerCallback):
                 f"The training loss is {loss} at step {state.global_step}; lower the learning rate (now {args.learning_rate:g}) "
                 "or use dtype=float32."
             )
-        self.points.append(
-            CurvePoint(
-                step=state.global_step,
-                epoch=float(logs["epoch"]),
-                loss=loss,
-                learning_rate=float(logs["learning_rate"]),
-                grad_norm=float(logs["grad_norm"]),
-            )
-        )
         if self.progress is not None:
             self.progress(state.global_step, state.max_steps, loss)
+
+
+def _curve(log: Sequence[dict[str, Any]]) -> list[CurvePoint]:
+    """The trainer's log, which a checkpoint carries on, as a curve."""
+    validation = {entry["step"]: float(entry[_VALIDATION_LOSS]) for entry in log if _VALIDATION_LOSS in entry}
+    return [
+        CurvePoint(
+            step=entry["step"],
+            epoch=float(entry["epoch"]),
+            loss=float(entry["loss"]),
+            learning_rate=float(entry["learning_rate"]),
+            grad_norm=float(entry["grad_norm"]),
+            validation_loss=validation.get(entry["step"]),
+        )
+        for entry in log
+        if "loss" in entry
+    ]
+
+
+class _Validation(TrainerCallback):
+    """Keeps the adapter with the lowest loss on the rows held out, and stops when it does not fall any more."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+        self.best: dict[str, torch.Tensor] | None = None
+        """None if nothing is held out."""
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        measured = [entry[_VALIDATION_LOSS] for entry in state.log_history if _VALIDATION_LOSS in entry]
+        losses = [loss if math.isfinite(loss) else math.inf for loss in measured]
+        lowest = losses.index(min(losses))
+        if lowest == len(losses) - 1:
+            self.best = {key: value.clone() for key, value in _adapter_weights(model).items()}
+        elif self.patience and len(losses) - 1 - lowest >= self.patience:
+            control.should_training_stop = True
+            # The trainer would go on for a step if it were resumed at its end.
+            control.should_save = False
+
+
+# ---- checkpoints
+
+_BEST = "best.safetensors"
+_STEP = "step-"
+
+
+class _Checkpoints(TrainerCallback):
+    """Keeps the last checkpoint in `folder`, under a name that only a whole one has."""
+
+    def __init__(self, folder: Path, validation: _Validation) -> None:
+        self.folder, self.validation = folder, validation
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if control.should_training_stop:
+            control.should_save = False
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        written = self.folder / f"checkpoint-{state.global_step}"
+        if self.validation.best is not None:
+            save_file(self.validation.best, written / _BEST, metadata={"format": "pt"})
+        for path in written.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        before = list(self.folder.glob(f"{_STEP}*"))
+        written.rename(self.folder / f"{_STEP}{state.global_step}")
+        for folder in before:
+            shutil.rmtree(folder)
+
+
+def _begun(checkpoints: Path | None) -> int | None:
+    """How many rows at a time a training took that left checkpoints; None if none did."""
+    if checkpoints is None:
+        return None
+    return min(
+        (int(step.parent.name.removesuffix("-rows")) for step in checkpoints.glob(f"*-rows/{_STEP}*")), default=None
+    )
+
+
+def _resume_from(attempt: Path, validation: _Validation) -> str | None:
+    """The last whole checkpoint; with None training begins at the beginning."""
+    last = max(attempt.glob(f"{_STEP}*"), key=lambda folder: int(folder.name.removeprefix(_STEP)), default=None)
+    for half_written in attempt.glob("checkpoint-*"):
+        shutil.rmtree(half_written)
+    if last is None:
+        return None
+    logger.info("fine-tuning goes on from %s", last.name)
+    if (last / _BEST).is_file():
+        validation.best = load_file(last / _BEST)
+    return str(last)
 
 
 def _tensorboard(log_dir: Path) -> TrainerCallback:

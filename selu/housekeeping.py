@@ -1,8 +1,8 @@
 """What lies in a store, whether it is still what was stored, and what no kept round needs.
 
 A round needs whatever its record names, and whatever that was made of, back to the first rollout: with it, every figure
-can be made again. Nothing is deleted that is younger than the caller says, because a run that is still at work has no
-record yet. Rounds whose records cannot be read here are kept.
+can be made again. Nothing is deleted that was made or found later than the caller says, because a run that is still at work
+has no record yet. Rounds whose records cannot be read here are kept.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def altered(store: Store) -> Iterator[tuple[AnyRef, str]]:
 
 
 def prunable(store: Store, kept: Iterable[Round], older_than: timedelta) -> list[Manifest]:
-    """Artifacts that none of the kept rounds needs and that are older than so long, by kind and key."""
+    """Artifacts that none of the kept rounds needs and that nobody made or found for so long, by kind and key."""
     known = {(manifest.kind, manifest.key): manifest for manifest in manifests(store.root)}
     recorded = {(item.run, item.round, item.finished) for item in kept}
     readable = {(item.run, item.round, item.finished) for item in finished_rounds(store)}
@@ -78,7 +78,7 @@ def prunable(store: Store, kept: Iterable[Round], older_than: timedelta) -> list
     return [
         manifest
         for name, manifest in sorted(known.items())
-        if name not in needed and datetime.fromisoformat(manifest.created) <= before
+        if name not in needed and store.used(reference(manifest)) <= before
     ]
 
 

@@ -9,6 +9,7 @@ One folder an episode, whatever it is called::
 
 with one picture more than actions, in the order of their names: picture t is what was seen before action t, the last
 one what was seen at the end. `scene` may stand beside `instruction`. Nothing else is read, and nothing of it is truth.
+Links are refused: a folder from elsewhere shall not name files of this machine.
 """
 
 from __future__ import annotations
@@ -82,6 +83,9 @@ def list_recorded(folder: Path) -> list[Recorded]:
 
 
 def _described(folder: Path) -> Recorded:
+    for entry in (folder, *sorted(folder.iterdir())):
+        if entry.is_symlink():
+            raise ConfigError(f"{entry} is a link; expected folders and files themselves, so copy what it points to.")
     path = folder / _DESCRIPTION
     try:
         text = path.read_bytes()

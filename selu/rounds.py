@@ -78,11 +78,12 @@ class Workspace(_Part):
     """Where a run keeps its things: everything lies below the settings' `data_dir`."""
 
     data_dir: Path = Field(description="absolute")
+    gpu_slot: str | None = Field(default=None, description="what stages that keep a GPU busy wait for")
 
     @classmethod
     def of(cls, settings: Settings) -> Workspace:
         """The workspace that settings name."""
-        return cls(data_dir=settings.data_dir.expanduser().absolute())
+        return cls(data_dir=settings.data_dir.expanduser().absolute(), gpu_slot=settings.orchestration.gpu_slot)
 
     @property
     def store_root(self) -> Path:
@@ -96,6 +97,11 @@ class Workspace(_Part):
             TerminalError: the folder can neither be found nor made.
         """
         return Store(self.store_root)
+
+    @property
+    def checkpoints(self) -> Path:
+        """What a fine-tuning that was killed goes on from; empty when none is under way."""
+        return self.data_dir / "checkpoints"
 
     @property
     def tensorboard(self) -> Path:
@@ -143,8 +149,8 @@ class Round(_Part):
     contrasts: tuple[ArtifactRef, ...] = Field(description="further judgements that balance the critic's dataset")
     rejudgements: tuple[ArtifactRef, ...] = Field(description="by the improved critic")
     rerelabels: tuple[ArtifactRef, ...] = Field(description="by the improved critic")
-    critic_dataset: ArtifactRef | None = Field(description="None where the critic is not fine-tuned")
-    actor_dataset: ArtifactRef | None = Field(description="None where the actor is not fine-tuned")
+    critic_dataset: ArtifactRef | None = Field(description="None: the critic was not fine-tuned")
+    actor_dataset: ArtifactRef | None = Field(description="None: the actor was not fine-tuned")
     critic_adapter: ArtifactRef | None = Field(description="the critic's after the round; None: it has none")
     actor_adapter: ArtifactRef | None = Field(description="the actor's after the round; None: it has none")
     critic_candidate: ArtifactRef | None = Field(default=None, description="what fine-tuning made, promoted or not")
@@ -182,9 +188,10 @@ def same_training(one: Settings, other: Settings) -> bool:
 
 
 def _shaping(settings: Settings, but: set[str]) -> str:
-    """Settings without those that say where results go and how many rounds there are."""
+    """Settings without those that say where results go, how many rounds there are and who runs them."""
     return json.dumps(
-        settings.model_dump(mode="json", exclude={"data_dir", "rounds", "report_to", *but}), sort_keys=True
+        settings.model_dump(mode="json", exclude={"data_dir", "rounds", "report_to", "orchestration", *but}),
+        sort_keys=True,
     )
 
 
@@ -213,9 +220,14 @@ def save_round(store: Store, finished: Round) -> ArtifactRef:
 
 
 def finished_rounds(store: Store) -> list[Round]:
-    """All rounds, the one that finished last at the end."""
+    """All rounds, the one that finished last at the end.
+
+    Raises:
+        ArtifactError: a record is altered.
+    """
     found = []
     for ref in store.all(_KIND):
+        store.verify(ref)
         path = store.path(ref) / _FILE
         try:
             found.append(Round.model_validate_json(path.read_bytes()))
@@ -288,8 +300,10 @@ def round_metrics(store: Store, finished: Round) -> list[MetricRow]:
     """Every figure of a round.
 
     Raises:
-        ArtifactError: an artifact of figures is no longer there or damaged.
+        ArtifactError: an artifact of figures is no longer there, damaged or altered.
     """
+    for ref in finished.metrics:
+        store.verify(ref)
     return [row for ref in finished.metrics for row in read_table(store.path(ref) / "metrics.parquet", MetricRow)]
 
 

@@ -21,7 +21,6 @@ import json
 import logging
 import os
 import shutil
-import socket
 import stat
 import time
 import types
@@ -30,7 +29,6 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
@@ -38,6 +36,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from selu import processes
 from selu.errors import ArtifactError, ConfigError, TerminalError
 from selu.records import Record
 
@@ -95,9 +94,13 @@ RecordT = TypeVar("RecordT", bound=Record)
 class ManifestFile(BaseModel):
     """One file of an artifact."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # As above; no way out of the folder, on any system, for whoever reads what a manifest names.
+    model_config = ConfigDict(extra="forbid", frozen=True, regex_engine="python-re")
 
-    name: str = Field(description="path below the artifact's folder, with slashes")
+    name: str = Field(
+        pattern=r"^(?!/)(?!(?:.*/)?\.{0,2}(?:/|$))[^\\\x00]+$",
+        description="path below the artifact's folder, with slashes",
+    )
     size: int = Field(description="bytes")
     sha256: str
 
@@ -199,8 +202,8 @@ class Store:
     # Ordinary artifacts
 
     def find(self, kind: str, key: str) -> ArtifactRef | None:
-        """The artifact, or None. A damaged one (no readable manifest, a file missing or of another size) is moved to
-        ``quarantine`` and counts as not there, so that its stage makes it again.
+        """The artifact, or None; what is found counts as just used (:meth:`used`). A damaged one (no readable manifest, a
+        file missing or of another size) is moved to ``quarantine`` and counts as not there, so that its stage makes it again.
 
         Raises:
             TerminalError: the folder may not be read, or a damaged one not be moved.
@@ -300,7 +303,7 @@ class Store:
             TerminalError: it may not be deleted.
         """
         folder = self._folder(ref)
-        doomed = self.root / "tmp" / f"removed-{ref.kind}-{ref.key}.{_process_name()}.{uuid.uuid4().hex[:8]}"
+        doomed = self.root / "tmp" / f"removed-{ref.kind}-{ref.key}.{processes.own_name()}.{uuid.uuid4().hex[:8]}"
         try:
             _make_folder(doomed.parent)
             os.rename(folder, doomed)
@@ -309,6 +312,17 @@ class Store:
             return
         except OSError as error:
             raise _explained(error, folder) from error
+
+    def used(self, ref: AnyRef) -> datetime:
+        """When the artifact was made or, if that is later, found the last time.
+
+        Raises:
+            ArtifactError: it is not there.
+        """
+        try:
+            return datetime.fromtimestamp(self._folder(ref).stat().st_mtime, UTC)
+        except FileNotFoundError:
+            raise ArtifactError(f"there is no artifact {self._folder(ref)}") from None
 
     def all(self, kind: str | None = None) -> Iterator[ArtifactRef]:
         """Every whole artifact (of one kind), by kind and key; ground truth is not among them."""
@@ -350,6 +364,9 @@ class Store:
         manifest = self._whole(ref)
         if manifest is None:
             self._quarantine(ref, seen, "damaged")
+        else:
+            with contextlib.suppress(OSError):  # a store may be read-only
+                os.utime(folder)
         return manifest
 
     def _quarantine(self, ref: AnyRef, seen: os.stat_result, why: str) -> None:
@@ -375,7 +392,7 @@ class Store:
     def _create(self, ref: RefT, provenance: Mapping[str, Json]) -> Iterator[Draft[RefT]]:
         _canonical(provenance)
         started = time.monotonic()
-        temporary = self.root / "tmp" / f"{ref.kind}-{ref.key}.{_process_name()}.{uuid.uuid4().hex[:8]}"
+        temporary = self.root / "tmp" / f"{ref.kind}-{ref.key}.{processes.own_name()}.{uuid.uuid4().hex[:8]}"
         draft: Draft[RefT] = Draft(temporary)
         try:
             _make_folder(temporary)
@@ -570,50 +587,11 @@ def _disk_trouble(error: Exception, root: Path) -> TerminalError | None:
 # Processes -----------------------------------------------------------------------------------------------------------
 
 
-@cache
-def _machine() -> str:
-    """Where a process number means something: one boot of one host, in one container."""
-    parts = [socket.gethostname()]
-    with contextlib.suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
-
-
-def _start_time(pid: int) -> str:
-    """When a process started, in the kernel's ticks; process numbers come round again, this does not.
-
-    Raises:
-        ProcessLookupError: there is no such process.
-    """
-    try:
-        line = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        if Path("/proc/self/stat").exists():
-            raise ProcessLookupError(pid) from None
-        # No /proc (macOS): the number alone has to do.
-        with contextlib.suppress(PermissionError):
-            os.kill(pid, 0)
-        return "0"
-    # The program's name stands in brackets and may hold blanks; behind it come the state and, as field 22, the start.
-    fields = line.rpartition(")")[2].split()
-    if fields[0] in "ZX":
-        raise ProcessLookupError(pid)
-    return fields[19]
-
-
-def _process_name() -> str:
-    return f"{_machine()}.{os.getpid()}.{_start_time(os.getpid())}"
-
-
 def _is_abandoned(draft: Path) -> bool:
     """Whether nobody is writing a draft any more; a doubt keeps it."""
-    parts = draft.name.split(".")
-    if len(parts) == 5 and parts[1] == _machine() and parts[2].isdecimal():
-        try:
-            return _start_time(int(parts[2])) != parts[3]
-        except ProcessLookupError:
-            return True
+    dead = processes.is_dead(draft.name.partition(".")[2].rpartition(".")[0])
+    if dead is not None:
+        return dead
     try:
         newest = max(path.lstat().st_mtime for path in [draft, *draft.rglob("*")])
     except OSError:

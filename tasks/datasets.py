@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import pyarrow.parquet as pq
 
 from selu.config import DatasetSettings
-from selu.errors import ArtifactError, ConfigError
+from selu.errors import ArtifactError, ConfigError, NothingToLearn
 from selu.prompting import PromptStyle, prompts_digest
 from selu.records import Answer, Question, Relabel, Verdict
 from selu.rounds import Workspace
@@ -237,7 +237,7 @@ def make_actor_dataset(
 
 def _refuse_nothing(rows: datasets.Dataset, who: Literal["actor", "critic"]) -> None:
     if len(rows) == 0:
-        raise ConfigError(
+        raise NothingToLearn(
             f"the critic accepted no label that the {who} could learn from; collect more episodes (tasks.episodes) or "
             "accept answers at a lower confidence (self_asking.confidence, hindsight.confidence)"
         )

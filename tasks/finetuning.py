@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from selu.checkpoints import checkpoint_folder
 from selu.config import FinetuningSettings
 from selu.rounds import Workspace
-from selu.store import ArtifactRef
+from selu.store import ArtifactRef, Json, artifact_key
 from selu.tasks.datasets import read_dataset
 from selu.tasks.progress import Meter
 from selu.tasks.stages import Made, Model, Shard, Stage, device_type_of, make, stage_task
@@ -16,7 +18,10 @@ from selu.tasks.stages import Made, Model, Shard, Stage, device_type_of, make, s
 __all__ = ["finetune_model"]
 
 FINETUNING = Stage(
-    name="finetuning", version=3, modules=("selu.finetuning", "selu.examples", "selu.models.transformers_engine")
+    name="finetuning",
+    version=4,
+    modules=("selu.finetuning", "selu.examples", "selu.seen_rows", "selu.models.transformers_engine"),
+    on_gpu=True,
 )
 
 
@@ -32,37 +37,34 @@ def finetune_model(
     run_folder: str,
     seed: int,
 ) -> Made:
-    """Fine-tune a model on a dataset version, going on from its adapter if it has one."""
+    """Fine-tune a model on a dataset version, going on from its adapter if it has one, and from its last checkpoint if it
+    was stopped."""
+    store = workspace.store()
+    config: dict[str, Json] = {
+        "finetuning": finetuning.model_dump(mode="json", exclude={"enabled", "checkpoint_steps"}),
+        "dtype": model.settings.dtype,
+        "device": device_type_of(model.settings),
+        "who": who,
+        "seed": seed,
+    }
 
-    def compute(path: Path, report: Meter) -> None:
-        from selu.finetuning import finetune
+    with contextlib.ExitStack() as until_it_is_stored:
 
-        store = workspace.store()
-        finetune(
-            model.settings,
-            read_dataset(store, dataset, who),
-            finetuning,
-            seed=seed,
-            out=path,
-            log_dir=workspace.tensorboard / run_folder / str(shard).replace(" ", "-"),
-            report_to=report_to,
-            adapter=model.adapter_path(store) or model.settings.adapter,
-            progress=lambda step, steps, loss: report(step, steps),
-        )
+        def compute(path: Path, report: Meter) -> None:
+            from selu.finetuning import finetune
 
-    return make(
-        workspace,
-        FINETUNING,
-        shard,
-        "adapter",
-        compute,
-        config={
-            "finetuning": finetuning.model_dump(mode="json", exclude={"enabled"}),
-            "dtype": model.settings.dtype,
-            "device": device_type_of(model.settings),
-            "who": who,
-            "seed": seed,
-        },
-        inputs=[dataset],
-        models=[model],
-    )
+            key = artifact_key(FINETUNING.name, FINETUNING.version, config, [dataset.digest], [model.revision(store)])
+            finetune(
+                model.settings,
+                read_dataset(store, dataset, who),
+                finetuning,
+                seed=seed,
+                out=path,
+                log_dir=workspace.tensorboard / run_folder / str(shard).replace(" ", "-"),
+                report_to=report_to,
+                adapter=model.adapter_path(store) or model.settings.adapter,
+                checkpoints=until_it_is_stored.enter_context(checkpoint_folder(workspace.checkpoints, key)),
+                progress=lambda step, steps, loss: report(step, steps),
+            )
+
+        return make(workspace, FINETUNING, shard, "adapter", compute, config=config, inputs=[dataset], models=[model])

@@ -25,6 +25,7 @@ GENERAL_ANSWERS = Stage(
     name="general-answers",
     version=1,
     modules=("selu.general_probe", "selu.prompting", "selu.frames", "selu.models.transformers_engine"),
+    on_gpu=True,
 )
 GENERAL_METRICS = Stage(
     name="general-metrics", version=2, modules=("selu.general_probe", "selu.evaluation", "selu.statistics")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 from selu.config import GuardSettings, SelfAskingSettings
 from selu.frames import FrameTable
@@ -29,6 +30,7 @@ from selu.tasks.stages import (
     Shard,
     Stage,
     file_digest,
+    find,
     make,
     model_config_of,
     read_all,
@@ -37,10 +39,11 @@ from selu.tasks.stages import (
     stage_task,
 )
 
-__all__ = ["Guarded", "decide_on_actor", "decide_on_critic"]
+__all__ = ["Guarded", "approval_of", "decide_on_actor", "decide_on_critic", "record_approval"]
 
 _MODULES = ("selu.guards", "selu.judging", "selu.prompting", "selu.frames")
-CRITIC_GUARD = Stage(name="critic-guard", version=2, modules=(*_MODULES, "selu.base_model.packaging"))
+CRITIC_GUARD = Stage(name="critic-guard", version=2, modules=(*_MODULES, "selu.base_model.packaging"), on_gpu=True)
+APPROVAL = Stage(name="approval", version=1, modules=())
 ACTOR_GUARD = Stage(name="actor-guard", version=1, modules=(*_MODULES, "selu.worlds.actions"))
 
 _FILE = "guard.json"
@@ -65,7 +68,7 @@ def _write(path: Path, report: GuardReport) -> None:
 
 def _limits(guard: GuardSettings) -> dict[str, Json]:
     """What of a guard's settings shapes a decision; how many episodes there are shows in its inputs."""
-    return guard.model_dump(mode="json", exclude={"enabled", "episodes", "stop"})
+    return guard.model_dump(mode="json", exclude={"enabled", "episodes", "stop", "approval"})
 
 
 def _rehearsed() -> list[Rehearsed]:
@@ -204,3 +207,51 @@ def decide_on_actor(
         models=[before, candidate],
     )
     return _guarded(workspace, made)
+
+
+def _approval(
+    who: Literal["actor", "critic"], before: Model, candidate: Model, guarded: Guarded | None
+) -> dict[str, Any]:
+    """What a person's word is about, whatever it is: it makes the artifact's key."""
+    return {
+        "kind": "guard",
+        "config": {"who": who},
+        "inputs": [] if guarded is None else [guarded.ref],
+        "models": [before, candidate],
+    }
+
+
+def approval_of(
+    workspace: Workspace,
+    shard: Shard,
+    who: Literal["actor", "critic"],
+    before: Model,
+    candidate: Model,
+    guarded: Guarded | None,
+) -> Guarded | None:
+    """What a person said about a candidate; None if nobody was asked yet."""
+    made = find(workspace, APPROVAL, shard, **_approval(who, before, candidate, guarded))
+    return None if made is None else _guarded(workspace, made)
+
+
+@stage_task(APPROVAL)
+def record_approval(
+    workspace: Workspace,
+    shard: Shard,
+    who: Literal["actor", "critic"],
+    before: Model,
+    candidate: Model,
+    guarded: Guarded | None,
+    promote: bool,
+    reason: str,
+) -> Guarded:
+    """Keep what a person said about a candidate that a guard, if there is one, had passed."""
+
+    def compute(path: Path, report: Meter) -> None:
+        old, new = _revisions(workspace.store(), before, candidate)
+        said = f"a person {'approved' if promote else 'refused it'}{': ' if reason else ''}{reason}"
+        signals = () if guarded is None else guarded.report.signals
+        _write(path, GuardReport(who=who, before=old, candidate=new, passed=promote, reason=said, signals=signals))
+
+    about = _approval(who, before, candidate, guarded)
+    return _guarded(workspace, make(workspace, APPROVAL, shard, about.pop("kind"), compute, **about))

@@ -40,6 +40,7 @@ HINDSIGHT = Stage(
         "selu.prompting",
         "selu.frames",
     ),
+    on_gpu=True,
 )
 
 

@@ -34,9 +34,12 @@ JUDGING = Stage(
     name="judging",
     version=3,
     modules=("selu.judging", "selu.questions", "selu.self_asking", "selu.verdicts", "selu.prompting", "selu.frames"),
+    on_gpu=True,
 )
 
-OWN_JUDGING = Stage(name="own-judging", version=1, modules=("selu.judging", "selu.prompting", "selu.frames"))
+OWN_JUDGING = Stage(
+    name="own-judging", version=1, modules=("selu.judging", "selu.prompting", "selu.frames"), on_gpu=True
+)
 
 OWN = "direct:own"
 """The direct verdict on what the current actor did itself, in place of what several policies recorded once and for all."""

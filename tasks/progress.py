@@ -47,6 +47,11 @@ __all__ = [
 
 logger = logging.getLogger("selu.progress")
 
+# Prefect hands on what the loggers that it is told of (PREFECT_LOGGING_EXTRA_LOGGERS) let through, and leaves their level
+# as it is: that of the root, which is warnings alone.
+if logging.getLogger("selu").level == logging.NOTSET:
+    logging.getLogger("selu").setLevel(logging.INFO)
+
 Meter = Callable[[int, int], None]
 """Called with (done, total) of one shard, as often as its work likes."""
 
@@ -88,7 +93,7 @@ class _Rate(ProgressColumn):
 
 def _ended(stage: str, seconds: float, reused: int, tasks: int) -> str:
     if not tasks:
-        return f"{stage}: switched off"
+        return f"{stage}: not run"
     if reused == tasks:
         return f"{stage}: nothing to do, it is in the store"
     again = f", {reused} of {tasks} parts were in the store" if reused else ""
@@ -191,13 +196,21 @@ def interrupted() -> bool:
 
 
 def finished(stage: str, seconds: float, reused: int, tasks: int) -> None:
-    """Tell the display that a stage has ended."""
+    """Tell the display and the run's log that a stage has ended."""
     _display.finish(stage, seconds, reused, tasks)
+    _log(_ended(stage, seconds, reused, tasks))
 
 
 def say(text: str) -> None:
-    """Show people a line, above the bars of what is at work."""
+    """Show people a line, above the bars of what is at work and in the run's log."""
     _display.say(text)
+    _log(text)
+
+
+def _log(text: str) -> None:
+    # What no run is at work on belongs to no run's log.
+    if flow_run.id is not None:
+        logger.info("%s", text)
 
 
 def meter(stage: str, *, index: int = 0, count: int = 1, start: int = 0, whole: int | None = None) -> Meter:
@@ -228,10 +241,12 @@ _artifacts_lock = threading.Lock()
 
 
 class _Published:
-    """A stage's bar in Prefect's UI, one for each flow run."""
+    """A stage's bar in Prefect's UI, one for each flow run. The parts of a stage ("evaluation: actor before, probe A") come
+    one after the other and share its bar, so that a round has as many bars as stages; the description says which part."""
 
     def __init__(self, stage: str) -> None:
         self.stage = stage
+        self.bar = re.split(r"[:,]", stage, maxsplit=1)[0]
         self._moved = time.monotonic()
 
     def move(self, share: float, *, ended: bool) -> None:
@@ -243,15 +258,15 @@ class _Published:
         percent = round(100 * min(share, 1.0), 1)
         try:
             with _artifacts_lock:
-                known = _artifacts.get((run, self.stage))
+                known = _artifacts.get((run, self.bar))
                 if known is not None:
-                    update_progress_artifact(known, percent)
+                    update_progress_artifact(known, percent, description=self.stage)
                     return
                 made = create_progress_artifact(
-                    percent, key=re.sub(r"[^a-z0-9]+", "-", self.stage.lower()).strip("-"), description=self.stage
+                    percent, key=re.sub(r"[^a-z0-9]+", "-", self.bar.lower()).strip("-"), description=self.stage
                 )
                 if isinstance(made, UUID):
-                    _artifacts[run, self.stage] = made
+                    _artifacts[run, self.bar] = made
         except (PrefectException, OSError, RuntimeError) as error:
             # A bar is no reason to lose a shard's work.
             logger.debug("the progress of %s could not be shown in Prefect's UI: %s", self.stage, error)

@@ -39,8 +39,8 @@ _MODULES = (
     "selu.prompting",
     "selu.frames",
 )
-SELF_ASKING = Stage(name="self-asking", version=3, modules=_MODULES)
-CONTRASTS = Stage(name="contrasts", version=3, modules=("selu.contrasts", *_MODULES))
+SELF_ASKING = Stage(name="self-asking", version=3, modules=_MODULES, on_gpu=True)
+CONTRASTS = Stage(name="contrasts", version=3, modules=("selu.contrasts", *_MODULES), on_gpu=True)
 
 
 def _write(path: Path, rows: tuple[list[Question], list[Answer], list[Verdict]]) -> None:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.concurrency.sync import concurrency
 from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -44,6 +45,7 @@ __all__ = [
     "Value",
     "device_type_of",
     "file_digest",
+    "find",
     "make",
     "make_sealed",
     "make_with_truth",
@@ -75,6 +77,7 @@ class Stage(Value):
     name: str
     version: int = Field(ge=1)
     modules: tuple[str, ...] = Field(description="modules of the library whose code shapes its result")
+    on_gpu: bool = Field(default=False, description="it keeps a GPU busy, so it takes one of the workspace's slots")
 
 
 class Shard(Value):
@@ -235,6 +238,7 @@ class _Job(NamedTuple):
     key: str
     provenance: dict[str, Json]
     inputs: Sequence[ArtifactRef | OracleRef]
+    slot: str | None
 
     @classmethod
     def of(
@@ -257,18 +261,42 @@ class _Job(NamedTuple):
             "inputs": [ref.model_dump(mode="json") for ref in inputs],
             "models": revisions,
         }
-        return cls(store, shard, key, provenance, inputs)
+        return cls(store, shard, key, provenance, inputs, workspace.gpu_slot if stage.on_gpu else None)
+
+    def found(self, kind: str) -> Made | None:
+        """What the store has of it."""
+        ref = self.store.find(kind, self.key)
+        if ref is None:
+            return None
+        # Not only stages read it, which look themselves: guards' decisions, figures and the report come from it too.
+        self.store.verify(ref)
+        return Made(ref=ref, cached=True, seconds=self.store.manifest(ref).seconds)
 
     @contextlib.contextmanager
     def work(self) -> Iterator[tuple[Meter, Callable[[], float], Tokens]]:
-        """Verify the inputs, show the shard's beginning and end, and count the time and the tokens that it takes."""
+        """Verify the inputs, wait for a slot if one is needed, show the shard's beginning and end, and count the time and
+        the tokens that it takes."""
         for ref in self.inputs:
             self.store.verify(ref)
         report, size = self.shard.meter(), self.shard.stop - self.shard.start
         report(0, size)
-        with timed() as seconds, counted() as tokens:
+        with _occupied(self.slot), timed() as seconds, counted() as tokens:
             yield report, seconds, tokens
         report(size, size)
+
+
+_LEASE = 60.0
+"""Seconds after which the slot of a process that was killed is free again; a living one renews its lease."""
+
+
+@contextlib.contextmanager
+def _occupied(slot: str | None) -> Iterator[None]:
+    if slot is None:
+        yield
+        return
+    # A lease that cannot be renewed, because the server is restarted, is no reason to lose what is being made.
+    with concurrency(slot, strict=True, lease_duration=_LEASE, raise_on_lease_renewal_failure=False):
+        yield
 
 
 def make(
@@ -285,20 +313,34 @@ def make(
     """Find an artifact in the store, or have `compute` write its files into the folder that it is given.
 
     The key covers the stage with its version, `config`, the digests of `inputs` and the revisions of `models`. Inputs
-    are hashed again before they are used.
+    are hashed again before they are used, and so is what is found.
 
     Raises:
-        ArtifactError: an input is missing or altered.
+        ArtifactError: an input is missing or altered, or what was found is altered.
     """
     job = _Job.of(workspace, stage, shard, config, inputs, models)
-    found = job.store.find(kind, job.key)
+    found = job.found(kind)
     if found is not None:
-        return Made(ref=found, cached=True, seconds=job.store.manifest(found).seconds)
+        return found
     with job.work() as (report, seconds, tokens), job.store.create(kind, job.key, job.provenance) as draft:
         compute(draft.path, report)
         # A stage that is found in the store still tells what it took.
         job.provenance["tokens"] = tokens.as_dict()
     return Made(ref=draft.ref, cached=False, seconds=seconds())
+
+
+def find(
+    workspace: Workspace,
+    stage: Stage,
+    shard: Shard,
+    kind: str,
+    *,
+    config: Json,
+    inputs: Sequence[ArtifactRef | OracleRef] = (),
+    models: Sequence[Model] = (),
+) -> Made | None:
+    """What :func:`make` would find in the store; None where it would have to be made."""
+    return _Job.of(workspace, stage, shard, config, inputs, models).found(kind)
 
 
 def make_sealed(
@@ -314,6 +356,7 @@ def make_sealed(
     job = _Job.of(workspace, stage, shard, config, (), ())
     found = job.store.find_oracle(kind, job.key)
     if found is not None:
+        job.store.verify(found)
         return Sealed(oracle=found, cached=True, seconds=job.store.manifest(found).seconds)
     with job.work() as (report, seconds, _), job.store.create_oracle(kind, job.key, job.provenance) as draft:
         compute(draft.path, report)
@@ -345,6 +388,8 @@ def make_with_truth(
     store, (kind, oracle_kind) = job.store, kinds
     found, truth = store.find(kind, job.key), store.find_oracle(oracle_kind, job.key)
     if found is not None and truth is not None:
+        store.verify(found)
+        store.verify(truth)
         if store.manifest(truth).provenance.get("about") == found.digest:
             return MadeWithTruth(ref=found, oracle=truth, cached=True, seconds=store.manifest(found).seconds)
         store.set_aside(found)

@@ -116,6 +116,20 @@ def _refuse_adapter(path: Path | None) -> None:
         )
 
 
+def _key(variable: str) -> str:
+    """The key out of the environment, empty if there is none.
+
+    Raises:
+        ConfigError: it cannot be sent; libraries further down would say it in their own error.
+    """
+    key = os.environ.get(variable, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(
+            f"The environment variable {variable} holds no key that can be sent; it must be one line of printable ASCII."
+        )
+    return key
+
+
 class OpenAIModel:
     """A :class:`~selu.models.base.VisionLanguageModel` that asks a server. Thread-safe."""
 
@@ -123,9 +137,9 @@ class OpenAIModel:
         self.prompt_style: PromptStyle = settings.prompt_style
         self._settings = settings
         self._url = str(settings.base_url).rstrip("/") + "/chat/completions"
-        key = os.environ.get(settings.api_key_variable)
+        self._key = _key(settings.api_key_variable)
         self._client = httpx.Client(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
             timeout=settings.timeout,
             limits=httpx.Limits(max_connections=settings.concurrency),
         )
@@ -253,16 +267,17 @@ class OpenAIModel:
             )
         if status != httpx.codes.OK:
             raise ConfigError(
-                f"The server at {address} refused the request with status {status}: {_shortened(response.text)} Check base_url "
-                f"and the model's name ({self._settings.path})."
+                f"The server at {address} refused the request with status {status}: {self._shortened(response.text)} Check "
+                f"base_url and the model's name ({self._settings.path})."
             )
         try:
             completion = _Completion.model_validate_json(response.content)
-        except ValidationError as error:
+        except ValidationError:
+            # Its own error says what it was given, word for word.
             raise ConfigError(
-                f"The server at {address} did not answer in the OpenAI protocol but with: {_shortened(response.text)} Check "
+                f"The server at {address} did not answer in the OpenAI protocol but with: {self._shortened(response.text)} Check "
                 "base_url."
-            ) from error
+            ) from None
         if not completion.choices:
             raise ConfigError(
                 f"The server at {address} answered without a choice; it does not speak the OpenAI protocol."
@@ -274,6 +289,11 @@ class OpenAIModel:
         if log_probabilities is None or log_probabilities.content is None:
             raise self._no_log_probabilities("log-probabilities")
         return log_probabilities.content
+
+    def _shortened(self, text: str) -> str:
+        """The beginning of what a server said, without the key should it have said that."""
+        words = " ".join(text.replace(self._key, "[key]").split() if self._key else text.split())
+        return f"{words[:200]!r}." if words else "nothing."
 
     def _no_log_probabilities(self, what: str) -> ConfigError:
         return ConfigError(
@@ -290,8 +310,3 @@ def _pause(attempt: int, wanted: str | None) -> float:
     """Seconds before the next try; a server may ask for its own number of them."""
     own = float(wanted) if wanted is not None and wanted.isdigit() else 0.0
     return min(_LONGEST_PAUSE, max(own, _FIRST_PAUSE * 2.0**attempt))
-
-
-def _shortened(text: str) -> str:
-    words = " ".join(text.split())
-    return f"{words[:200]!r}." if words else "nothing."

@@ -7,13 +7,14 @@ that can be refused is refused before the weights are read. Weights are held onc
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import hashlib
 import inspect
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,6 +37,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers.utils.logging import set_tqdm_hook
 
 from selu.budget import count_tokens
 from selu.errors import ConfigError, TransientError
@@ -222,14 +224,15 @@ def load_weights(
     if dtype not in _DTYPES:
         raise ConfigError(f"The data type of a model must be one of {', '.join(_DTYPES)}, got {dtype!r}.")
     try:
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            source.name,
-            revision=source.commit or "main",
-            dtype=_DTYPES[dtype],
-            use_safetensors=True,
-            output_loading_info=True,
-            **options,
-        )
+        with _without_bar():
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                source.name,
+                revision=source.commit or "main",
+                dtype=_DTYPES[dtype],
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
+            )
         model, report = loaded
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ConfigError(
@@ -252,6 +255,16 @@ def load_weights(
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
     return model.to(device).eval()
+
+
+@contextlib.contextmanager
+def _without_bar() -> Iterator[None]:
+    """Without the bar of reading weights, which would break into other lines of progress; those of downloads stay."""
+    before = set_tqdm_hook(lambda bar, given, named: bar(*given, **{**named, "disable": True}))
+    try:
+        yield
+    finally:
+        set_tqdm_hook(before)
 
 
 def loading_options(settings: ModelSettings) -> dict[str, Any]:

@@ -14,13 +14,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from pydantic import ValidationError
 
 from selu.errors import ArtifactError
 from selu.evaluation import MetricRow
 from selu.prompting import prompts_digest
 from selu.reporting.episodes import Practice, picture_uri, read_columns
 from selu.reporting.trends import guard_trends, trends
-from selu.reporting.views import ArtifactLine, Comparison, Curve, DatasetView, Report, Sample, StageView
+from selu.reporting.views import ArtifactLine, Comparison, Curve, DatasetView, Report, Sample, Seen, StageView
 from selu.rounds import (
     Round,
     StageName,
@@ -30,6 +31,7 @@ from selu.rounds import (
     rounds_of_run,
     why_stopped,
 )
+from selu.seen_rows import PICTURE, ROW, SeenRow
 from selu.store import ArtifactRef, OracleRef, Store
 
 __all__ = ["gather"]
@@ -72,14 +74,16 @@ def gather(store: Store, finished: Round) -> Report:
     comparisons = _comparisons(rows)
     run = [(item, round_metrics(store, item)) for item in rounds_of_run(store, finished)]
     home = Practice(store, finished)
-    curves = tuple(
-        curve
+    trained = [
+        (who, ref)
         for who, ref in (
             ("critic", finished.critic_candidate or finished.critic_adapter),
             ("actor", finished.actor_candidate or finished.actor_adapter),
         )
-        if ref is not None and (curve := _curve(store, who, ref)) is not None
-    )
+        if ref is not None
+    ]
+    curves = tuple(curve for who, ref in trained if (curve := _curve(store, who, ref)) is not None)
+    seen = tuple(row for who, ref in trained if (row := _seen(store, who, ref)) is not None)
     datasets = tuple(
         _dataset(store, who, ref)
         for who, ref in (("critic", finished.critic_dataset), ("actor", finished.actor_dataset))
@@ -122,6 +126,7 @@ def gather(store: Store, finished: Round) -> Report:
         self_asking=settings.self_asking.by == "self_asking",
         labels=home.labels(rows),
         curves=curves,
+        seen=seen,
         datasets=datasets,
         artifacts=_artifacts(store, finished),
         revisions=tuple(sorted(finished.revisions.items())),
@@ -304,8 +309,29 @@ def _curve(store: Store, who: str, ref: ArtifactRef) -> Curve | None:
     path = store.path(ref) / "curves.parquet"
     if not path.exists():
         return None
-    rows = read_columns(path, ["step", "loss"])
-    return Curve(who, tuple(row["step"] for row in rows), tuple(row["loss"] for row in rows)) if rows else None
+    there = pq.read_schema(path).names
+    rows = read_columns(path, [name for name in ("step", "loss", "validation_loss") if name in there])
+    if not rows:
+        return None
+    validation = ((row["step"], row.get("validation_loss")) for row in rows)
+    return Curve(
+        who,
+        tuple(row["step"] for row in rows),
+        tuple(row["loss"] for row in rows),
+        tuple((step, loss) for step, loss in validation if loss is not None and math.isfinite(loss)),
+    )
+
+
+def _seen(store: Store, who: str, ref: ArtifactRef) -> Seen | None:
+    """None of an adapter from before rows were kept."""
+    folder = store.path(ref)
+    if not (folder / ROW).exists():
+        return None
+    try:
+        row, picture = SeenRow.model_validate_json((folder / ROW).read_bytes()), (folder / PICTURE).read_bytes()
+    except (OSError, ValidationError) as error:
+        raise ArtifactError(f"the row that the {who} saw, in {folder}, cannot be read: {error}") from error
+    return Seen(who, row, picture_uri(picture))
 
 
 def _dataset(store: Store, who: str, ref: ArtifactRef) -> DatasetView:

@@ -141,8 +141,8 @@ def _nice_step(span: float, pieces: int) -> float:
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
 
 
-def curve_plot(steps: Sequence[int], losses: Sequence[float]) -> Markup:
-    """A training curve: every step's loss pale, a moving average over it."""
+def curve_plot(steps: Sequence[int], losses: Sequence[float], validation: Sequence[tuple[int, float]] = ()) -> Markup:
+    """A training curve: every step's loss pale, a moving average over it; loss on rows held out as dots, the lowest full."""
     pairs = [(step, loss) for step, loss in zip(steps, losses, strict=True) if math.isfinite(loss)]
     if not pairs:
         return Markup("")
@@ -150,7 +150,7 @@ def curve_plot(steps: Sequence[int], losses: Sequence[float]) -> Markup:
     last = max(pairs[-1][0], 1)
     # A single spike at the start shall not flatten the rest.
     ranked = sorted(loss for _, loss in pairs)
-    top = max(ranked[int(0.98 * (len(ranked) - 1))], *smooth) * 1.05 or 1.0
+    top = max(ranked[int(0.98 * (len(ranked) - 1))], *smooth, *(loss for _, loss in validation)) * 1.05 or 1.0
     step = _nice_step(top, 4)
 
     def x(at: float) -> float:
@@ -178,10 +178,15 @@ def curve_plot(steps: Sequence[int], losses: Sequence[float]) -> Markup:
         for number in range(int(last / across) + 1)
     )
     dot = f'<circle class="end" cx="{x(pairs[-1][0])}" cy="{y(smooth[-1])}" r="3.5"/>'
+    lowest = min((loss for _, loss in validation), default=0.0)
+    held_out = "".join(
+        f'<circle class="held{" kept" if loss == lowest else ""}" cx="{x(at)}" cy="{y(loss)}" r="4"/>'
+        for at, loss in validation
+    )
     return Markup(
         f'<svg class="curve" viewBox="0 0 {_CURVE_WIDTH:.0f} {_CURVE_HEIGHT:.0f}" role="img" '
         f'aria-label="loss from {pairs[0][1]:.2f} to {smooth[-1]:.2f} in {last} steps">'
-        f"{grid}{ticks}{line([loss for _, loss in pairs], 'raw')}{line(smooth, 'smooth')}{dot}</svg>"
+        f"{grid}{ticks}{line([loss for _, loss in pairs], 'raw')}{line(smooth, 'smooth')}{dot}{held_out}</svg>"
     )
 
 

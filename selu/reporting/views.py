@@ -8,6 +8,7 @@ from typing import Literal
 from selu.evaluation import MetricRow
 from selu.records import Episode
 from selu.rounds import Decision
+from selu.seen_rows import SeenRow
 
 __all__ = [
     "ArtifactLine",
@@ -24,6 +25,7 @@ __all__ = [
     "RelabelView",
     "Report",
     "Sample",
+    "Seen",
     "StageView",
     "Trend",
     "TrendLine",
@@ -216,11 +218,26 @@ class Labels:
 
 @dataclass(frozen=True)
 class Curve:
-    """Loss of a fine-tuning, step by step."""
+    """Loss of a fine-tuning, step by step, and on the rows held out, where some were: (step, loss)."""
 
     who: str
     steps: tuple[int, ...]
     losses: tuple[float, ...]
+    validation: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def kept(self) -> tuple[int, float] | None:
+        """The step whose adapter was kept, with its loss on the rows held out; None: the last one's, and none were."""
+        return min(self.validation, key=lambda point: point[1], default=None)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A training row decoded from what the model was given, with its pictures as they came out of the image processor."""
+
+    who: str
+    row: SeenRow
+    image: str
 
 
 @dataclass(frozen=True)
@@ -285,6 +302,7 @@ class Report:
     self_asking: bool
     labels: tuple[Labels, ...]
     curves: tuple[Curve, ...]
+    seen: tuple[Seen, ...]
     datasets: tuple[DatasetView, ...]
     artifacts: tuple[ArtifactLine, ...]
     revisions: tuple[tuple[str, str], ...]

@@ -61,3 +61,15 @@ def test_what_is_wrong_with_the_file_is_said_before_anything_starts(
 def test_nobody_is_scheduled_before_somebody_says_so() -> None:
     for item in yaml.safe_load(FILE.read_text())["deployments"]:
         assert all(schedule["active"] is False for schedule in item.get("schedules", ()))
+
+
+def test_the_automations_are_such_as_the_server_takes() -> None:
+    from prefect.events.schemas.automations import AutomationCore
+
+    given = yaml.safe_load((FILE.parent / "automations.yaml").read_text())["automations"]
+    silent, failed = (AutomationCore.model_validate(item) for item in given)
+    assert silent.actions[0].type == "change-flow-run-state"
+    # Heartbeats come every 30 seconds: three may be missed, and two minutes are the most that a dead run may look alive.
+    assert 90 <= silent.trigger.within.total_seconds() < 120
+    assert set(given[1]["trigger"]["match_related"]["prefect.resource.name"].split()) <= set(_read(FILE, Settings()))
+    assert failed.actions[0].type == "send-notification"

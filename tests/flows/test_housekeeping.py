@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
+import uuid
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from selu import processes
 from selu.cli.main import app
 from selu.config import Settings
+from selu.flows.crashes import longest_at_work
 from selu.flows.learning_round import learning_round
 from selu.housekeeping import altered, forget_from, prunable, reference, survey
 from selu.rounds import Round, Workspace, finished_rounds
@@ -58,6 +63,28 @@ def test_what_a_kept_round_needs_stays_and_the_rest_may_go(two_runs: tuple[Setti
     assert all(stage.cached for stage in learning_round(settings).stages)
     again = learning_round(other.settings.model_copy(update={"data_dir": settings.data_dir}))
     assert again.actor_adapter == other.actor_adapter, "what was pruned is made again, to the same bytes"
+
+
+def test_what_a_run_has_found_counts_as_just_used(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.create("frames", "0" * 32, {"stage": "frames"}) as draft:
+        (draft.path / "a").write_bytes(b"1")
+    long_ago = time.time() - 7 * 24 * 3600
+    os.utime(store.path(draft.ref), (long_ago, long_ago))
+    assert [item.key for item in prunable(store, [], timedelta(days=2))] == [draft.ref.key]
+    assert store.find("frames", "0" * 32) == draft.ref
+    assert prunable(store, [], timedelta(days=2)) == []
+    store.verify(draft.ref)
+
+
+def test_whatever_a_run_at_work_has_used_is_spared(tmp_path: Path) -> None:
+    note = tmp_path / "running" / str(uuid.uuid4())
+    note.parent.mkdir()
+    assert longest_at_work(tmp_path) == timedelta()
+    note.write_text(processes.own_name())
+    began = time.time() - 3 * 24 * 3600
+    os.utime(note, (began, began))
+    assert timedelta(days=3) <= longest_at_work(tmp_path) < timedelta(days=3, minutes=5)
 
 
 def test_from_a_stage_on_everything_is_made_again(two_runs: tuple[Settings, Store, list[Round]]) -> None:

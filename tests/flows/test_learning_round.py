@@ -137,6 +137,22 @@ def test_a_failed_stage_is_gone_on_from(small_model: Path, tmp_path: Path, monke
     assert made.cached == ["rollout", "frames", "self_asking", "hindsight", "critic_dataset"]
 
 
+def test_where_nothing_is_accepted_a_model_keeps_what_it_knows(
+    small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import selu.datasets
+
+    rows = selu.datasets.actor_rows
+    monkeypatch.setattr(selu.datasets, "actor_rows", lambda *args, **kwargs: rows(*args, **kwargs).select([]))
+    settings = small_settings(tmp_path, small_model)
+    made = learning_round(settings)
+    assert made.actor_dataset is made.actor_candidate is made.actor_adapter is None
+    assert made.critic_adapter is not None
+    figures = summary(Workspace.of(settings).store(), made)
+    assert figures["actor"]["after"]["rate"] == figures["actor"]["before"]["rate"]
+    assert report_path(made, Workspace.of(settings).reports).exists()
+
+
 def test_a_dead_simulator_is_tried_again(small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import selu.tasks.rollout
     from tests.dummy_world import DummyWorld

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +20,9 @@ from safetensors.torch import load_file
 
 from selu.config import FinetuningSettings, ModelSettings
 from selu.errors import ConfigError, TerminalError
-from selu.finetuning import CurvePoint, finetune
+from selu.finetuning import CurvePoint, _check_precision, _held_out, _Trainer, finetune
 from selu.models import Prompt, load_model
+from selu.seen_rows import PICTURE, ROW, SeenRow
 from selu.store import read_table
 from tests.tiny_model import make_tiny_model
 
@@ -92,6 +98,8 @@ def test_same_inputs_same_bytes(base: ModelSettings, tmp_path: Path) -> None:
         "adapter_model.safetensors",
         "base_model.json",
         "curves.parquet",
+        "seen_row.json",
+        "seen_row.png",
     }
     assert not any(str(tmp_path.parent).encode() in content for content in files["one"].values())
     assert torch.get_num_threads() == threads
@@ -169,3 +177,210 @@ def test_the_adapter_names_its_base_by_content(base: ModelSettings, tmp_path: Pa
         "model": "tiny",
         "revision": load_model(base).revision,
     }
+
+
+# ---- checkpoints
+
+STEADY = SETTINGS.model_copy(update={"epochs": 4.0, "dropout": 0.1, "checkpoint_steps": 2})
+VALIDATED = STEADY.model_copy(update={"epochs": 6.0, "validation": 0.3, "validate_every": 3})
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_at(step: int, how: Callable[[], Any]) -> Callable[[int, int, float], None]:
+    return lambda now, steps, loss: how() if now == step else None
+
+
+def give_up() -> None:
+    raise Stopped
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def __call__(self, step: int, steps: int, loss: float) -> None:
+        self.steps.append(step)
+
+
+def train_until_killed(base: ModelSettings, settings: FinetuningSettings, folder: Path, step: int) -> None:
+    kill = stop_at(step, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    finetune(base, rows(), settings, seed=5, out=folder / "out", checkpoints=folder / "checkpoints", progress=kill)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(base: ModelSettings, tmp_path: Path) -> None:
+    """In mid-epoch, and with rows held out between two epochs; its dropout draws random numbers all along."""
+    cases = {"mid_epoch": (STEADY, 5, 4), "validated": (VALIDATED, 7, 6)}
+    spawn = multiprocessing.get_context("spawn")
+    children = [
+        spawn.Process(target=train_until_killed, args=(base, settings, tmp_path / name, killed))
+        for name, (settings, killed, _) in cases.items()
+    ]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
+    for name, (settings, _, last) in cases.items():
+        folder, told = tmp_path / name, Recorder()
+        assert [path.name for path in (folder / "checkpoints" / "6-rows").iterdir()] == [f"step-{last}"]
+        finetune(base, rows(), settings, seed=5, out=tmp_path / f"{name} undisturbed")
+        finetune(
+            base,
+            rows(),
+            settings,
+            seed=5,
+            out=folder / "out",
+            checkpoints=folder / "checkpoints",
+            progress=told,
+        )
+        assert told.steps == list(range(last + 1, 13)), "what was done is not done again"
+        assert contents(folder / "out") == contents(tmp_path / f"{name} undisturbed")
+
+
+def test_a_checkpoint_runs_no_code(base: ModelSettings, tmp_path: Path) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    with pytest.raises(Stopped):
+        finetune(
+            base, rows(), STEADY, seed=1, out=tmp_path / "out", checkpoints=checkpoints, progress=stop_at(3, give_up)
+        )
+    planted = checkpoints / "6-rows" / "step-2" / "optimizer.pt"
+    assert planted.is_file()
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    torch.save({"state": Evil()}, planted)
+    with pytest.raises(TerminalError, match="delete that folder"):
+        finetune(base, rows(), STEADY, seed=1, out=tmp_path / "out", checkpoints=checkpoints)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_memory_that_ran_out_is_remembered_by_the_checkpoints(
+    base: ModelSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six rows at a time are too many from the third step on: what six left is dropped, and three go on where three were."""
+    compute, taken = _Trainer.compute_loss, list[int]()
+
+    def in_little_memory(self: Any, model: Any, inputs: dict[str, Any], *args: Any, **more: Any) -> Any:
+        taken.append(len(inputs["input_ids"]))
+        if taken[-1] > 3 and self.state.global_step >= 2:
+            raise torch.OutOfMemoryError
+        return compute(self, model, inputs, *args, **more)
+
+    monkeypatch.setattr(_Trainer, "compute_loss", in_little_memory)
+    checkpoints = tmp_path / "checkpoints"
+    with pytest.raises(Stopped):
+        finetune(
+            base,
+            rows(),
+            STEADY.model_copy(update={"checkpoint_steps": 1}),
+            seed=1,
+            out=tmp_path / "out",
+            checkpoints=checkpoints,
+            progress=stop_at(5, give_up),
+        )
+    assert [path.name for path in checkpoints.glob("*/*")] == ["step-4"]
+    assert set(taken) == {6, 3}
+    taken.clear()
+    curve = finetune(base, rows(), STEADY, seed=1, out=tmp_path / "out", checkpoints=checkpoints)
+    assert set(taken) == {3}
+    assert [point.step for point in curve] == list(range(1, 13))
+
+
+# ---- validation
+
+
+def test_the_adapter_that_does_best_on_held_out_episodes_is_kept(base: ModelSettings, tmp_path: Path) -> None:
+    """Labels that are drawn by lot can be learned by heart only: held-out loss rises after a while."""
+    lot = np.random.default_rng(3).permutation(["yes", "no"] * 12)
+    asked = Dataset.from_dict(
+        {
+            "prompt": [[{"role": "user", "content": "Is the mug open?"}]] * 24,
+            "completion": [[{"role": "assistant", "content": str(answer)}] for answer in lot],
+            "images": [[Pillow.fromarray(frame(i))] for i in range(24)],
+            "episode_id": [str(i // 2) for i in range(24)],
+        }
+    ).cast_column("images", List(Image()))
+    settings = SETTINGS.model_copy(update={"validation": 0.25, "validate_every": 3, "epochs": 20.0, "patience": 4})
+    curve = finetune(base, asked, settings, seed=1, out=tmp_path / "best")
+    measured = {point.step: point.validation_loss for point in curve if point.validation_loss is not None}
+    best = min(measured, key=lambda step: measured[step] or 0.0)
+    assert list(measured) == [step for step in range(3, 61, 3) if step <= best + 4 * 3]
+    assert len(curve) == best + 4 * 3 < 60, "it stops four measurements after the best"
+    assert read_table(tmp_path / "best" / "curves.parquet", CurvePoint) == curve
+
+    with pytest.raises(Stopped):
+        finetune(
+            base,
+            asked,
+            settings.model_copy(update={"checkpoint_steps": 3}),
+            seed=1,
+            out=tmp_path / "stopped",
+            checkpoints=tmp_path / "checkpoints",
+            progress=stop_at(best + 1, give_up),
+        )
+    kept = (tmp_path / "best" / "adapter_model.safetensors").read_bytes()
+    assert (tmp_path / "checkpoints" / "6-rows" / f"step-{best}" / "adapter_model.safetensors").read_bytes() == kept
+
+    held = _held_out(asked, 0.25, 1)
+    assert len(held) == 6
+    assert {place // 2 for place in held}.isdisjoint(place // 2 for place in range(24) if place not in held)
+
+
+def test_rows_without_an_episode_are_never_held_out(base: ModelSettings, tmp_path: Path) -> None:
+    some = rows().remove_columns("episode_id").add_column("episode_id", ["", "a", "b"] * 6)
+    assert [place % 3 for place in _held_out(some, 0.5, 0)] in ([1] * 6, [2] * 6)
+    with pytest.raises(ConfigError, match="come from 1; collect more"):
+        finetune(base, some.select([0, 1, 3, 4]), VALIDATED, seed=1, out=tmp_path)
+
+
+# ---- precision
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_mixed_precision_keeps_the_adapter_in_float32(base: ModelSettings, tmp_path: Path, dtype: str) -> None:
+    """Steps far below bfloat16's three digits still move its weights."""
+    settings = SETTINGS.model_copy(update={"max_steps": 4, "learning_rate": 1e-6, "mixed_precision": "bfloat16"})
+    half = base.model_copy(update={"dtype": dtype})
+    mixed = finetune(half, rows(), settings, seed=1, out=tmp_path / "mixed")
+    plain = finetune(
+        base, rows(), settings.model_copy(update={"mixed_precision": None}), seed=1, out=tmp_path / "plain"
+    )
+    assert mixed[0].loss == pytest.approx(plain[0].loss, rel=0.02)
+    assert mixed[0].loss != plain[0].loss
+    weights = load_file(tmp_path / "mixed" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    moved = [tensor.abs().max() for name, tensor in weights.items() if "lora_B" in name]
+    assert 1e-7 < max(moved) < 1e-5
+
+
+def test_a_device_without_bfloat16_is_refused(base: ModelSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = SETTINGS.model_copy(update={"mixed_precision": "bfloat16"})
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    for device in ("mps", "cuda:0"):
+        with pytest.raises(ConfigError, match=f"this device \\({device}\\) computes in"):
+            _check_precision(settings, torch.device(device))
+
+
+# ---- what the model sees
+
+
+def test_a_row_is_kept_as_the_model_saw_it(base: ModelSettings, tmp_path: Path) -> None:
+    finetune(base, rows(2), SETTINGS.model_copy(update={"max_steps": 1}), seed=1, out=tmp_path)
+    seen = SeenRow.model_validate_json((tmp_path / ROW).read_text())
+    question, answer = next(iter(ANSWERS.items()))
+    assert [(piece.text, piece.times) for piece in seen.pieces if piece.times > 1] == [("<image>", 36)]
+    assert "".join(piece.text for piece in seen.pieces if piece.learned) == f"{answer}</s>"
+    assert question in "".join(piece.text for piece in seen.pieces if not piece.learned)
+    assert seen.learned == 2
+    with Pillow.open(tmp_path / PICTURE) as picture:
+        difference = np.asarray(picture).astype(int) - frame(0)
+    assert np.abs(difference).max() <= 1

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import markupsafe
 import numpy as np
 import pytest
+from PIL import Image
 
 from selu.catalog import Catalog
 from selu.config import Settings, validate_settings
@@ -40,6 +42,7 @@ from selu.reporting.content import gather
 from selu.reporting.drawing import curve_plot, interval_plot, points, seconds
 from selu.reporting.episodes import kind_of_reason, picture_uri
 from selu.rounds import ROUND_STAGES, Round, StageRecord
+from selu.seen_rows import SeenPiece, SeenRow, write_seen_row
 from selu.store import ArtifactRef, OracleRef, Store, artifact_key, write_table
 from selu.worlds.actions import parse_action
 
@@ -182,6 +185,12 @@ class CurveRow(Record):
     loss: float
 
 
+class ValidatedRow(CurveRow):
+    """The same with rows held out."""
+
+    validation_loss: float | None
+
+
 class SelectedRow(Record):
     """A frame that the critic looks at."""
 
@@ -258,7 +267,23 @@ def _adapter(store: Store, who: str) -> ArtifactRef:
         CurveRow(step=step, loss=float(2.2 * np.exp(-step / 40) + 0.35 + 0.12 * generator.random()))
         for step in range(1, 241)
     ]
-    return _put(store, "adapter", who, curves=(points, CurveRow))
+    if who == "actor":
+        # As adapters were before there was more to tell.
+        return _put(store, "adapter", who, curves=(points, CurveRow))
+    validated = [
+        ValidatedRow(**dict(point), validation_loss=None if point.step % 60 else 0.6 + abs(point.step - 120) / 600)
+        for point in points
+    ]
+    pieces = (
+        SeenPiece(text="<image>", times=36, learned=False),
+        SeenPiece(text=f"\nUser: {HOSTILE}\nAssistant: ", learned=False),
+        SeenPiece(text=f"yes{HOSTILE}</s>", learned=True),
+    )
+    with store.create("adapter", artifact_key("adapter", 1, {"name": who}, []), {"stage": "adapter"}) as draft:
+        write_table(draft.path / "curves.parquet", validated, ValidatedRow)
+        picture = Image.fromarray(np.full((96, 96, 3), 77, dtype=np.uint8))
+        write_seen_row(draft.path, SeenRow(row=17, tokens=61, learned=2, pieces=pieces), picture)
+    return draft.ref
 
 
 def make_round(
@@ -510,6 +535,19 @@ def test_what_models_wrote_stays_text(store: Store, tmp_path: Path) -> None:
     page = _Page(text)
     assert page.text.count("<script>alert('x')</script>") >= 6
     assert "<script>" in page.text
+
+
+def test_a_row_is_shown_as_the_model_saw_it(store: Store, tmp_path: Path) -> None:
+    finished = make_round(store)
+    page = _read(store, finished, tmp_path)
+    assert "row 17: 61 tokens, 2 of them learned" in page.text
+    assert "<image> × 36" in page.text
+    text = write_report(store, finished, tmp_path).read_text(encoding="utf-8")
+    assert f"<mark>yes{markupsafe.escape(HOSTILE)}&lt;/s&gt;</mark>" in text
+    assert "lowest at step 120 (0.600), whose adapter was kept" in page.text
+    dots = [str(element.get("class")) for element in page.all("circle")]
+    assert [kind for kind in dots if "held" in kind] == ["held", "held kept", "held", "held"]
+    assert [row.who for row in gather(store, finished).seen] == ["critic"], "an older adapter has no such row"
 
 
 def test_a_round_without_hindsight_or_any_label_is_still_a_report(store: Store, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from selu import processes
 from selu import store as store_module
 from selu.errors import ArtifactError, ConfigError, TerminalError
 from selu.records import Condition, Episode, Frame, Question, Record, Setup, Task
@@ -197,7 +198,7 @@ def test_draft_of_another_machine_is_left_until_it_is_plainly_abandoned(store: S
 def test_reused_process_number_is_not_taken_for_the_writer(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with store.create("episodes", KEY, {}) as draft:
         (draft.path / "a").write_bytes(b"1")
-        monkeypatch.setattr(store_module, "_start_time", lambda pid: "another")
+        monkeypatch.setattr(processes, "_start_time", lambda pid: "another")
         Store(store.root)
         assert not draft.path.exists()
         draft.path.mkdir()

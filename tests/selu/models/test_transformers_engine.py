@@ -56,6 +56,11 @@ def texts(model: TransformersModel, rows: list[Prompt]) -> list[str]:
     return [reply.text for reply in model.generate(rows, max_new_tokens=4)]
 
 
+def test_loading_draws_no_bar_among_our_own_lines(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    engine.load_weights(engine.locate_model(settings(folder)), "float32", torch.device("cpu"))
+    assert "Loading weights" not in capfd.readouterr().err
+
+
 # ---- generating
 
 

@@ -1,0 +1,95 @@
+"""Runs whose process died without a word, shown as crashed instead of running for ever.
+
+A flow run leaves a note beside Prefect's database that says which process runs it. Whoever finds the note of a dead process
+on its own machine sets the run's state: `selu ui` and `selu serve` look every half minute, every other command once. Workers
+on other machines are seen by their heartbeats, with ``deployments/automations.yaml``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect import Flow, get_client
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.states import Crashed
+
+from selu import processes
+
+__all__ = ["longest_at_work", "mark_crashed", "note_process"]
+
+logger = logging.getLogger(__name__)
+
+
+def _notes(prefect_home: Path) -> Path:
+    return prefect_home / "running"
+
+
+def note_process(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """What a flow does when it starts to run (``on_running``)."""
+    folder = _notes(PREFECT_HOME.value())
+    with contextlib.suppress(OSError):  # a full disk is said by whoever has more to write
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / str(flow_run.id)).write_text(processes.own_name())
+
+
+def longest_at_work(prefect_home: Path) -> timedelta:
+    """For how long the oldest run that is still at work on this machine has been; zero if there is none."""
+    started = [
+        note.stat().st_mtime for note in _notes(prefect_home).glob("*") if processes.is_dead(_read(note)) is False
+    ]
+    return timedelta(seconds=max(0.0, time.time() - min(started))) if started else timedelta()
+
+
+def mark_crashed(prefect_home: Path, api: str | None = None) -> int:
+    """Set the state of runs whose process on this machine is dead, and of their tasks; how many runs there were.
+
+    `api` is the server's address, by default the one that Prefect's settings name. Without such runs it is not asked; one
+    that does not answer is asked another time.
+    """
+    folder = _notes(prefect_home)
+    dead = [note for note in folder.glob("*") if processes.is_dead(_read(note))]
+    if not dead:
+        return 0
+    count = 0
+    try:
+        with temporary_settings({PREFECT_API_URL: api} if api else {}), get_client(sync_client=True) as client:
+            for note in dead:
+                count += _mark(client, UUID(note.name))
+                note.unlink(missing_ok=True)
+    except (httpx.HTTPError, PrefectException, RuntimeError, OSError) as error:
+        logger.debug("runs of dead processes could not be marked: %s", error)
+    return count
+
+
+def _read(note: Path) -> str:
+    try:
+        return note.read_text()
+    except OSError:
+        return ""
+
+
+def _mark(client: SyncPrefectClient, run_id: UUID) -> bool:
+    try:
+        run = client.read_flow_run(run_id)
+    except ObjectNotFound:
+        return False
+    if run.state is None or run.state.is_final():
+        return False
+    message = "Its process is gone. What was finished is kept; run it again, and it goes on."
+    only = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
+    for task_run in client.read_task_runs(flow_run_filter=only):
+        if task_run.state is not None and not task_run.state.is_final():
+            client.set_task_run_state(task_run.id, Crashed(message=message), force=True)
+    client.set_flow_run_state(run_id, Crashed(message=message), force=True)
+    return True
