@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -18,8 +18,14 @@ from uuid import UUID
 import httpx
 from prefect import Flow, get_client
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.states import Crashed
@@ -30,17 +36,25 @@ __all__ = ["longest_at_work", "mark_crashed", "note_process"]
 
 logger = logging.getLogger(__name__)
 
+_MESSAGE = "Its process is gone. What was finished is kept; run it again, and it goes on."
+_GRACE = timedelta(seconds=15)
+"""A flow run leaves its note right after it was set to run."""
+
 
 def _notes(prefect_home: Path) -> Path:
     return prefect_home / "running"
 
 
 def note_process(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """What a flow does when it starts to run (``on_running``)."""
+    """What a flow does when it starts to run (``on_running``). A retry also ends the tasks of the attempt before, which a
+    killed process left running."""
     folder = _notes(PREFECT_HOME.value())
     with contextlib.suppress(OSError):  # a full disk is said by whoever has more to write
         folder.mkdir(parents=True, exist_ok=True)
         (folder / str(flow_run.id)).write_text(processes.own_name())
+    if flow_run.run_count > 1:
+        with contextlib.suppress(httpx.HTTPError), get_client(sync_client=True) as client:
+            _crash_tasks(client, flow_run.id)
 
 
 def longest_at_work(prefect_home: Path) -> timedelta:
@@ -65,8 +79,15 @@ def mark_crashed(prefect_home: Path, api: str | None = None) -> int:
     try:
         with temporary_settings({PREFECT_API_URL: api} if api else {}), get_client(sync_client=True) as client:
             for note in dead:
-                count += _mark(client, UUID(note.name))
-                note.unlink(missing_ok=True)
+                run = _run_of(client, note)
+                if run is not None and not _is_settled(run):
+                    continue  # it may be on its way to a new process, which leaves a note of its own
+                # Looked at again: a retry of the run may have begun.
+                if processes.is_dead(_read(note)):
+                    if run is not None and run.state is not None and not run.state.is_final():
+                        _mark(client, run)
+                        count += 1
+                    note.unlink(missing_ok=True)
     except (httpx.HTTPError, PrefectException, RuntimeError, OSError) as error:
         logger.debug("runs of dead processes could not be marked: %s", error)
     return count
@@ -79,17 +100,29 @@ def _read(note: Path) -> str:
         return ""
 
 
-def _mark(client: SyncPrefectClient, run_id: UUID) -> bool:
+def _run_of(client: SyncPrefectClient, note: Path) -> FlowRun | None:
     try:
-        run = client.read_flow_run(run_id)
+        return client.read_flow_run(UUID(note.name))
     except ObjectNotFound:
-        return False
+        return None
+
+
+def _is_settled(run: FlowRun) -> bool:
+    """Whether nothing is about to change: it is over, or it has long been in a state in which some process is at work."""
     if run.state is None or run.state.is_final():
-        return False
-    message = "Its process is gone. What was finished is kept; run it again, and it goes on."
+        return True
+    at_work = run.state.is_running() or run.state.is_cancelling() or run.state.name == "Paused"
+    return at_work and datetime.now(UTC) - run.state.timestamp > _GRACE
+
+
+def _mark(client: SyncPrefectClient, run: FlowRun) -> None:
+    _crash_tasks(client, run.id)
+    client.set_flow_run_state(run.id, Crashed(message=_MESSAGE), force=True)
+
+
+def _crash_tasks(client: SyncPrefectClient, run_id: UUID) -> None:
+    """End what a dead process left at work in a flow run."""
+    begun = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.RUNNING])))
     only = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
-    for task_run in client.read_task_runs(flow_run_filter=only):
-        if task_run.state is not None and not task_run.state.is_final():
-            client.set_task_run_state(task_run.id, Crashed(message=message), force=True)
-    client.set_flow_run_state(run_id, Crashed(message=message), force=True)
-    return True
+    for task_run in client.read_task_runs(flow_run_filter=only, task_run_filter=begun):
+        client.set_task_run_state(task_run.id, Crashed(message=_MESSAGE), force=True)

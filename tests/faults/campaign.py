@@ -337,7 +337,8 @@ def draw_table(out: Path) -> str:
     text = [
         f"The undisturbed round took {reference.seconds:.1f} s in a warm process ({reference.cpu:.1f} s of processor time "
         f"of the flow's process) and left {len(reference.order)} artifacts. Kills: {len(kills)}, in "
-        f"{len({(line['kind'], line['series']) for line in lines})} rounds from an empty store.",
+        f"{len({(line['kind'], line['series']) for line in lines})} rounds; those that did not end were under way when the "
+        "campaign was stopped.",
         "",
         "| killed | kills | rounds that ended | outcome of the run that was hit | violations |",
         "|---|---|---|---|---|",
@@ -367,7 +368,10 @@ def draw_table(out: Path) -> str:
         ]
     wrong = [(line, item) for line in lines for item in line["violations"]]
     text += ["", "Violations:" if wrong else "No violation."]
-    text += [f"- {line['kind']} {line['series']}.{line['number']} in {line['stage']}: {item}" for line, item in wrong]
+    text += [
+        f"- {line['kind']} {line['series']}.{line['number']} {line['stage'] or 'after the end'}: {item}"
+        for line, item in wrong
+    ]
     table = "\n".join(text)
     readme = out / "README.md"
     if readme.exists():

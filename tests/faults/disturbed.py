@@ -313,7 +313,8 @@ class Disturbed:
             wrong.append(f"its artifacts are not those of an undisturbed round: {missing} are missing")
         if drafts(self.root):
             wrong.append(f"drafts are left: {drafts(self.root)}")
-        kept = [str(path) for path in (self.root.parent / "checkpoints").rglob("*") if path.is_file()]
+        data = self.root.parent
+        kept = [str(path.relative_to(data)) for path in (data / "checkpoints").rglob("*") if path.is_file()]
         if code == 0 and kept:
             wrong.append(f"checkpoints of what is finished are left: {kept}")
         if watch.run.wait_until_alone(ENDS_WITHIN) is None:

@@ -9,7 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from prefect import flow, get_client
@@ -17,10 +19,12 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, Fl
 from prefect.client.schemas.objects import FlowRun
 from prefect.flow_runs import resume_flow_run
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.states import AwaitingRetry
 
 from selu import processes
 from selu.config import OrchestrationSettings, load_settings
 from selu.errors import ConfigError
+from selu.flows import crashes
 from selu.flows.approval import check_somebody_can_approve
 from selu.flows.crashes import mark_crashed, note_process
 from selu.flows.learning_round import learning_round
@@ -154,7 +158,7 @@ stuck()
 """
 
 
-def test_a_run_whose_process_is_killed_is_shown_as_crashed(tmp_path: Path) -> None:
+def test_a_run_whose_process_is_killed_is_shown_as_crashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = PREFECT_API_URL.value()
     assert url is not None
     environment = {**os.environ, "PREFECT_API_URL": url, "PREFECT_HOME": str(tmp_path), "PYTHONPATH": os.getcwd()}
@@ -164,14 +168,34 @@ def test_a_run_whose_process_is_killed_is_shown_as_crashed(tmp_path: Path) -> No
         assert mark_crashed(tmp_path) == 0, "it is alive"
         (note,) = (tmp_path / "running").iterdir()
         child.kill()
-    deadline = time.monotonic() + 30
-    while mark_crashed(tmp_path) == 0 and time.monotonic() < deadline:
-        time.sleep(0.2)
+    assert mark_crashed(tmp_path) == 0, "so soon it may be about to be retried"
+    assert note.exists()
+    monkeypatch.setattr(crashes, "_GRACE", timedelta())
+    assert mark_crashed(tmp_path) == 1
     with get_client(sync_client=True) as client:
         run = client.read_flow_run(note.name)
     assert run.state is not None
     assert run.state.name == "Crashed"
     assert not note.exists()
+
+
+def test_a_run_that_awaits_its_retry_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @flow(on_running=[note_process])
+    def failing() -> None:
+        raise ValueError
+
+    with temporary_settings({PREFECT_HOME: tmp_path}), pytest.raises(ValueError):  # noqa: PT011
+        failing()
+    (note,) = (tmp_path / "running").iterdir()
+    monkeypatch.setattr(processes, "_start_time", lambda pid: "another")
+    monkeypatch.setattr(crashes, "_GRACE", timedelta())
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(UUID(note.name), AwaitingRetry(), force=True)
+        assert mark_crashed(tmp_path) == 0
+        run = client.read_flow_run(UUID(note.name))
+    assert note.exists()
+    assert run.state is not None
+    assert run.state.name == "AwaitingRetry"
 
 
 def test_the_note_of_a_run_that_ended_well_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
