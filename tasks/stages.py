@@ -33,6 +33,7 @@ from selu.records import Episode, Frame, OracleEpisode, OracleStep, Record, Step
 from selu.rounds import Workspace
 from selu.store import ArtifactRef, Json, OracleRef, Store, artifact_key, read_table
 from selu.tasks.progress import Meter, meter
+from selu.worlds.registry import source_of
 
 __all__ = [
     "Made",
@@ -178,10 +179,15 @@ def device_type_of(settings: ModelSettings) -> str:
 
 
 def world_config_of(settings: WorldSettings) -> dict[str, Json]:
-    """What of a world's settings shapes its frames, the embedded layouts included; not how long it may take."""
+    """What of a world's settings shapes its frames; not how long it may take. Of the embedded player that includes the
+    layouts, of a user's own world or grammar the file of its module."""
     config: dict[str, Json] = settings.model_dump(
         mode="json", exclude={"start_timeout", "step_timeout", "restarts", "x_display"}
     )
+    for setting in ("name", "skill_set"):
+        if ":" in getattr(settings, setting):
+            source = source_of(getattr(settings, setting), f"world.{setting}")
+            config[f"{setting}_source"] = hashlib.sha256(source.read_bytes()).hexdigest()
     return config | {"layouts": file_digest(LAYOUTS_FILE)}
 
 

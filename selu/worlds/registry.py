@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from pathlib import Path
 from typing import Any
 
 from selu.config import WorldSettings
@@ -62,3 +64,9 @@ def imported(reference: str, setting: str) -> Any:
     if name not in vars(module):
         raise ConfigError(f"{setting}={reference}: {module_name} has no {name}")
     return vars(module)[name]
+
+
+def source_of(reference: str, setting: str) -> Path:
+    """The file of the module that ``package.module:Name`` names. Raises ConfigError."""
+    imported(reference, setting)
+    return Path(str(sys.modules[reference.partition(":")[0]].__file__))

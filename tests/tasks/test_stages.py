@@ -167,6 +167,16 @@ def test_shards_cover_everything_once() -> None:
 def test_patience_and_batch_size_are_not_part_of_a_result() -> None:
     assert world_config_of(WorldSettings(step_timeout=9)) == world_config_of(WorldSettings())
     assert world_config_of(WorldSettings(width=64)) != world_config_of(WorldSettings())
+
+
+def test_the_code_of_a_world_of_ones_own_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tmp_path / "my_own_world.py"
+    module.write_text("class Mine: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = WorldSettings(name="my_own_world:Mine")
+    before = world_config_of(settings)
+    module.write_text("class Mine: ...  # another\n")
+    assert world_config_of(settings) != before
     assert model_config_of(ModelSettings(batch_size=1)) == model_config_of(ModelSettings())
     assert model_config_of(ModelSettings(device="cuda:1")) == model_config_of(ModelSettings(device="cuda"))
     assert model_config_of(ModelSettings(device="cuda")) != model_config_of(ModelSettings())
