@@ -98,7 +98,7 @@ def _settings(config: Path | None, overrides: list[str] | None, *more: str) -> S
 
 def _run_flow(settings: Settings, start: Callable[[], R], *, verbose: bool) -> R:
     """Call a flow with Prefect set up for it, with live progress, and stoppable by Ctrl-C."""
-    from selu.cli.profile import quiet_heartbeat, use_profile
+    from selu.cli.profile import own_server, use_profile
     from selu.rounds import Workspace
 
     workspace = Workspace.of(settings)
@@ -118,10 +118,10 @@ def _run_flow(settings: Settings, start: Callable[[], R], *, verbose: bool) -> R
     # Schedulers, containers and `timeout` ask with SIGTERM.
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with quiet_heartbeat(), progress.shown_on(_err):
+        with own_server(), progress.shown_on(_err):
             from selu.flows.crashes import mark_crashed
 
-            mark_crashed(workspace.prefect_home)
+            mark_crashed(workspace.data_dir)
             # Log lines that do not reach the server are no reason to print a traceback for each.
             logging.raiseExceptions = verbose
             return start()
@@ -686,7 +686,7 @@ def prune(
     use_profile(workspace.prefect_home)
     from selu.flows.crashes import longest_at_work
 
-    spared = max(timedelta(hours=hours), longest_at_work(workspace.prefect_home))
+    spared = max(timedelta(hours=hours), longest_at_work(workspace.data_dir))
     pruned = prune_store(store, keep, spared, delete=yes)
     for item in pruned.kinds:
         _out.print(f"{item.kind}: {item.count} artifacts, {item.bytes / 1e6:.1f} MB")

@@ -26,10 +26,12 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Mount, Route
 
+from selu.cli.profile import keep_leases
 from selu.errors import SeluError
 from selu.store import ArtifactRef, Manifest, Store
 
@@ -42,6 +44,8 @@ _REPORT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHOWN = frozenset({"README.md", "lineage.json", "guard.json", "round.json"})
 """Files of an artifact that people read, shown on its page."""
 _LONGEST_SHOWN = 200_000
+
+_LOOPBACK = ["127.0.0.1", "localhost"]
 
 _HEADERS = {
     # Texts of models are escaped; should one slip through, no script runs and nothing is asked of anybody.
@@ -84,6 +88,7 @@ code { overflow-wrap: anywhere }
 def pages(data_dir: Path, password: str | None = None) -> Starlette:
     """Reports and artifacts of a data folder; `password` is ``user:password``, None asks nobody."""
     root = data_dir.absolute()
+    store = Store(root / "store")
 
     async def report(request: Request) -> Response:
         name = request.path_params["name"]
@@ -96,7 +101,6 @@ def pages(data_dir: Path, password: str | None = None) -> Starlette:
         try:
             kind, key = request.path_params["kind"], request.path_params["key"]
             ref = ArtifactRef(kind=kind, key=key, digest="")
-            store = Store(root / "store")
             return store.path(ref), store.manifest(ref)
         except (ValidationError, SeluError):
             raise HTTPException(404, "There is no such artifact in this data folder.") from None
@@ -162,6 +166,9 @@ def create_app(data_dir: Path) -> FastAPI:
 
     app = create_server(final=True)
     password = get_current_settings().server.api.auth_string
+    if password is None and get_current_settings().server.api.host in _LOOPBACK:
+        # A page elsewhere whose name was made to mean this machine is of the same origin to a browser, and of another host.
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=_LOOPBACK)
     # In front: Prefect's UI takes every path that is left.
     app.router.routes.insert(
         0, Mount(PAGES, app=pages(data_dir, password.get_secret_value() if password is not None else None))
@@ -170,6 +177,7 @@ def create_app(data_dir: Path) -> FastAPI:
 
 
 def _main() -> None:
+    keep_leases()
     import uvicorn
     from prefect.settings import get_current_settings
 
@@ -178,6 +186,8 @@ def _main() -> None:
     api = get_current_settings().server.api
     parser.add_argument("--host", default=api.host)
     wanted = parser.parse_args()
+    if not wanted.data_dir.is_dir():
+        sys.exit(f"{wanted.data_dir} is no folder; give the data folder of the runs (the setting data_dir).")
     with socket.socket() as free:
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

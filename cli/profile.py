@@ -7,13 +7,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["API_PORT", "quiet_heartbeat", "running_server", "server_note", "use_profile"]
+__all__ = ["API_PORT", "keep_leases", "own_server", "running_server", "server_note", "use_profile"]
 
 API_PORT = 4200
 
@@ -31,8 +33,6 @@ _RECORDING = {
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "200",
     # One writer at a time: on a busy machine the next one waits longer than the ten seconds that are the default.
     "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
-    # Slots whose holders were killed come free even if the server was restarted meanwhile.
-    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
 
 
@@ -50,6 +50,14 @@ def running_server(prefect_home: Path) -> str | None:
             return url if answer.status == 200 else None
     except (OSError, ValueError, KeyError, TypeError, urllib.error.URLError):
         return None
+
+
+def keep_leases() -> None:
+    """Slots whose holders were killed come free even if the server was restarted meanwhile. Call it before Prefect is
+    imported."""
+    os.environ.setdefault(
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE", "prefect.server.concurrency.lease_storage.filesystem"
+    )
 
 
 def use_profile(prefect_home: Path, *, verbose: bool = False) -> None:
@@ -72,6 +80,7 @@ def use_profile(prefect_home: Path, *, verbose: bool = False) -> None:
     }
     for name, value in values.items():
         os.environ.setdefault(name, value)
+    keep_leases()
     # Names that change in the next major version are for their authors, not for whoever runs a round.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.|trl\.|peft\.")
     if "PREFECT_API_URL" not in os.environ:
@@ -80,14 +89,47 @@ def use_profile(prefect_home: Path, *, verbose: bool = False) -> None:
             os.environ["PREFECT_API_URL"] = url
 
 
+# Ends the server that a command has started for itself, if the command is killed: it would stay, and the next one start
+# another over the same database.
+_GUARDIAN = """
+import os, signal, sys, time
+command, wanted = int(sys.argv[1]), b"prefect.server.api.server:create_app"
+
+def is_its_server(pid, parents):
+    try:
+        with open(f"/proc/{pid}/stat") as stat, open(f"/proc/{pid}/cmdline", "rb") as line:
+            return int(stat.read().rpartition(")")[2].split()[1]) in parents and wanted in line.read()
+    except OSError:
+        return False
+
+def others():
+    return [pid for pid in os.listdir("/proc") if pid.isdigit() and int(pid) != os.getpid()]
+
+server = None
+os.setsid()
+while os.getppid() == command:
+    if server is None and os.path.isdir("/proc"):
+        server = next((pid for pid in others() if is_its_server(pid, {command})), None)
+    time.sleep(0.5)
+if server is not None and is_its_server(server, {1, os.getppid()}):
+    os.kill(int(server), signal.SIGTERM)
+"""
+
+
 @contextlib.contextmanager
-def quiet_heartbeat() -> Iterator[None]:
-    """No heartbeats where the server lives and dies with this command: it takes a second to join their thread, and
-    nobody misses them. With a server of its own (``PREFECT_API_URL``) they stay, so that it sees a killed run."""
+def own_server() -> Iterator[None]:
+    """Where the server lives and dies with this command: it does so even if the command is killed, and there are no
+    heartbeats, whose thread takes a second to join, and which nobody misses. With a server of its own
+    (``PREFECT_API_URL``) they stay, so that it sees a killed run."""
     if "PREFECT_API_URL" in os.environ:
         yield
         return
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        yield
+    guardian = subprocess.Popen([sys.executable, "-I", "-S", "-c", _GUARDIAN, str(os.getpid())])
+    try:
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            yield
+    finally:
+        guardian.kill()
+        guardian.wait()

@@ -50,7 +50,7 @@ def server(settings: Settings, port: int) -> Iterator[subprocess.Popen[bytes]]:
     running = subprocess.Popen([sys.executable, "-m", "selu.cli.pages", str(workspace.data_dir)], env=environment)
     watched = threading.Event()
     url = f"http://127.0.0.1:{port}/api"
-    threading.Thread(target=_watch, args=(workspace.prefect_home, url, watched), daemon=True).start()
+    threading.Thread(target=_watch, args=(workspace.data_dir, url, watched), daemon=True).start()
     try:
         yield running
     finally:
@@ -62,12 +62,12 @@ def server(settings: Settings, port: int) -> Iterator[subprocess.Popen[bytes]]:
         running.kill()
 
 
-def _watch(home: Path, url: str, ended: threading.Event) -> None:
+def _watch(data_dir: Path, url: str, ended: threading.Event) -> None:
     """Look for runs of this data folder whose process is dead."""
     while not ended.wait(_LOOKS_EVERY):
         from selu.flows.crashes import mark_crashed
 
-        mark_crashed(home, url)
+        mark_crashed(data_dir, url)
 
 
 def serve_deployments(settings: Settings, file: Path, port: int, *, active: bool, say: Callable[[str], None]) -> None:

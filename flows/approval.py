@@ -14,6 +14,7 @@ from prefect.settings import PREFECT_API_URL
 from pydantic import Field
 
 from selu.errors import ConfigError
+from selu.flows.ledger import Account
 from selu.guards import GuardReport
 from selu.rounds import Workspace
 from selu.tasks.guards import Guarded, approval_of, record_approval
@@ -50,20 +51,32 @@ def check_somebody_can_approve() -> None:
 
 
 def approved(
-    workspace: Workspace, who: Literal["actor", "critic"], before: Model, candidate: Model, guarded: Guarded | None
+    account: Account,
+    workspace: Workspace,
+    who: Literal["actor", "critic"],
+    before: Model,
+    candidate: Model,
+    guarded: Guarded | None,
 ) -> Guarded:
-    """Wait until a person has said whether `candidate` is to take the place of `before`; `guarded` is what a guard said."""
+    """Wait until a person has said whether `candidate` is to take the place of `before`; `guarded` is what a guard said.
+
+    Their word is among what `account`'s stage made, so that a stage that is made again asks again.
+    """
     shard = Shard(stage=f"approval of the {who}")
     known = approval_of(workspace, shard, who, before, candidate, guarded)
     if known is not None:
+        account.made.append(known)
         return known
     say(f"Waiting for somebody to approve of the {who}'s new adapter: Resume, in Prefect's UI.")
     # Its type hangs on the class of the form.
     form: Any = Approval.with_initial_data(description=_what_is_seen(who, guarded))
-    answer: Approval = pause_flow_run(wait_for_input=form, timeout=_PATIENCE, poll_interval=5, key=f"{who}-promotion")
-    return record_approval.submit(
-        workspace, shard, who, before, candidate, guarded, answer.promote, answer.reason
-    ).result()
+    with account.waiting():
+        answer: Approval = pause_flow_run(
+            wait_for_input=form, timeout=_PATIENCE, poll_interval=5, key=f"{who}-promotion"
+        )
+    return account.one(
+        record_approval.submit(workspace, shard, who, before, candidate, guarded, answer.promote, answer.reason)
+    )
 
 
 def _what_is_seen(who: str, guarded: Guarded | None) -> str:

@@ -1,6 +1,6 @@
 """Runs whose process died without a word, shown as crashed instead of running for ever.
 
-A flow run leaves a note beside Prefect's database that says which process runs it. Whoever finds the note of a dead process
+A flow run leaves a note in its data folder that says which process runs it. Whoever finds the note of a dead process
 on its own machine sets the run's state: `selu ui` and `selu serve` look every half minute, every other command once. Workers
 on other machines are seen by their heartbeats, with ``deployments/automations.yaml``.
 """
@@ -27,10 +27,12 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound, PrefectException
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed
 
 from selu import processes
+from selu.config import Settings, validate_settings
+from selu.rounds import Workspace
 
 __all__ = ["longest_at_work", "mark_crashed", "note_process"]
 
@@ -41,14 +43,21 @@ _GRACE = timedelta(seconds=15)
 """A flow run leaves its note right after it was set to run."""
 
 
-def _notes(prefect_home: Path) -> Path:
-    return prefect_home / "running"
+def _notes(data_dir: Path) -> Path:
+    return data_dir / "running"
+
+
+def _is_dead(note: Path) -> bool | None:
+    try:
+        return processes.is_dead(note.read_text(), own_host=True)
+    except OSError:
+        return None
 
 
 def note_process(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """What a flow does when it starts to run (``on_running``). A retry also ends the tasks of the attempt before, which a
     killed process left running."""
-    folder = _notes(PREFECT_HOME.value())
+    folder = _notes(_data_dir(flow_run))
     with contextlib.suppress(OSError):  # a full disk is said by whoever has more to write
         folder.mkdir(parents=True, exist_ok=True)
         (folder / str(flow_run.id)).write_text(processes.own_name())
@@ -57,22 +66,27 @@ def note_process(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> 
             _crash_tasks(client, flow_run.id)
 
 
-def longest_at_work(prefect_home: Path) -> timedelta:
+def _data_dir(flow_run: FlowRun) -> Path:
+    """Of the settings that a flow was called with: they are an object, or JSON where a server handed them on."""
+    settings = flow_run.parameters["settings"]
+    told = settings if isinstance(settings, Settings) else validate_settings(settings)
+    return Workspace.of(told).data_dir
+
+
+def longest_at_work(data_dir: Path) -> timedelta:
     """For how long the oldest run that is still at work on this machine has been; zero if there is none."""
-    started = [
-        note.stat().st_mtime for note in _notes(prefect_home).glob("*") if processes.is_dead(_read(note)) is False
-    ]
+    started = [note.stat().st_mtime for note in _notes(data_dir).glob("*") if _is_dead(note) is False]
     return timedelta(seconds=max(0.0, time.time() - min(started))) if started else timedelta()
 
 
-def mark_crashed(prefect_home: Path, api: str | None = None) -> int:
+def mark_crashed(data_dir: Path, api: str | None = None) -> int:
     """Set the state of runs whose process on this machine is dead, and of their tasks; how many runs there were.
 
     `api` is the server's address, by default the one that Prefect's settings name. Without such runs it is not asked; one
     that does not answer is asked another time.
     """
-    folder = _notes(prefect_home)
-    dead = [note for note in folder.glob("*") if processes.is_dead(_read(note))]
+    folder = _notes(data_dir)
+    dead = [note for note in folder.glob("*") if _is_dead(note)]
     if not dead:
         return 0
     count = 0
@@ -83,7 +97,7 @@ def mark_crashed(prefect_home: Path, api: str | None = None) -> int:
                 if run is not None and not _is_settled(run):
                     continue  # it may be on its way to a new process, which leaves a note of its own
                 # Looked at again: a retry of the run may have begun.
-                if processes.is_dead(_read(note)):
+                if _is_dead(note):
                     if run is not None and run.state is not None and not run.state.is_final():
                         _mark(client, run)
                         count += 1
@@ -91,13 +105,6 @@ def mark_crashed(prefect_home: Path, api: str | None = None) -> int:
     except (httpx.HTTPError, PrefectException, RuntimeError, OSError) as error:
         logger.debug("runs of dead processes could not be marked: %s", error)
     return count
-
-
-def _read(note: Path) -> str:
-    try:
-        return note.read_text()
-    except OSError:
-        return ""
 
 
 def _run_of(client: SyncPrefectClient, note: Path) -> FlowRun | None:

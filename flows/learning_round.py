@@ -101,8 +101,8 @@ def learning_round(settings: Settings, round_number: int = 1, previous: Round | 
             metrics=evaluated.metrics,
         )
         save_round(now.workspace.store(), finished)
-        publish_round(now.workspace, finished)
         write_html_report(now.workspace, finished)
+        publish_round(now.workspace, finished)
         return finished
 
 
@@ -335,7 +335,7 @@ def _judge_again(
         judged = _ask(now, stage, "rejudging", collected, critic, agree_with_direct=critic.adapter is not None)
         if taught.candidate is not None and not (
             (not now.guards or _critic_passes(now, stage, collected, labels, judged, critic))
-            and _approved(now, "critic", now.before.critic, critic)
+            and _approved(now, stage, "critic", now.before.critic, critic)
         ):
             taught = replace(taught, promoted=now.before.critic)
             critic, label = taught.promoted, "rejudging: by the critic from before"
@@ -391,7 +391,7 @@ def _teach_actor(now: _RoundNow, collected: _Collected, dataset: ArtifactRef | N
         taught = _Taught(Model(settings=settings.actor, adapter=adapter), dataset, adapter)
         if not (
             (not now.guards or _actor_passes(now, stage, collected, taught.promoted, critic))
-            and _approved(now, "actor", now.before.actor, taught.promoted)
+            and _approved(now, stage, "actor", now.before.actor, taught.promoted)
         ):
             return replace(taught, promoted=now.before.actor)
         return taught
@@ -525,12 +525,12 @@ def _actor_passes(now: _RoundNow, stage: Account, collected: _Collected, actor: 
     return decision.report.passed
 
 
-def _approved(now: _RoundNow, who: Literal["actor", "critic"], before: Model, candidate: Model) -> bool:
+def _approved(now: _RoundNow, stage: Account, who: Literal["actor", "critic"], before: Model, candidate: Model) -> bool:
     """Whether a person approves, where one is to be asked; their word takes the place of the guard's, which passed it."""
     if not now.settings.guard.approval:
         return True
     guarded = now.guarded.pop() if now.guards else None
-    now.guarded.append(approved(now.workspace, who, before, candidate, guarded))
+    now.guarded.append(approved(stage, now.workspace, who, before, candidate, guarded))
     return now.guarded[-1].report.passed
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Flow
+from prefect.context import FlowRunContext
 from prefect.exceptions import ExternalSignal
 from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
@@ -40,19 +41,29 @@ def on_chosen_runner(flow: Flow[P, R], settings: OrchestrationSettings) -> Flow[
     """
     if settings.task_runner == "threads":
         return flow
+    outer = FlowRunContext.get()
     try:
         if settings.task_runner == "dask":
-            from prefect_dask import DaskTaskRunner
+            from prefect_dask.task_runners import DaskTaskRunner
 
+            address = settings.address
+            if outer is not None and isinstance(outer.task_runner, DaskTaskRunner):
+                # A flow within a flow shares its cluster, whose workers hold the models.
+                client: Any = outer.task_runner.client
+                address = client.scheduler.address
+            if address is not None:
+                runner: Any = DaskTaskRunner(address=address)
+                return flow.with_options(task_runner=runner)
             # One thread a worker: what shares a process shares its models and torch's settings.
             own = {"n_workers": settings.workers, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
-            started: dict[str, Any] = {"cluster_kwargs": own}
-            named: dict[str, Any] = {"address": settings.address}
-            return flow.with_options(task_runner=DaskTaskRunner(**(named if settings.address else started)))
+            runner = DaskTaskRunner(cluster_kwargs=own)
+            return flow.with_options(task_runner=runner)
         from prefect_ray import RayTaskRunner
 
-        started, named = {"init_kwargs": {"num_cpus": settings.workers}}, {"address": settings.address}
-        return flow.with_options(task_runner=RayTaskRunner(**(named if settings.address else started)))
+        if settings.address is not None:
+            return flow.with_options(task_runner=RayTaskRunner(address=settings.address))
+        alone = {"num_cpus": settings.workers, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        return flow.with_options(task_runner=RayTaskRunner(init_kwargs=alone))
     except ImportError as error:
         raise ConfigError(
             f"orchestration.task_runner={settings.task_runner} is not installed ({error}): pip install "
@@ -65,6 +76,15 @@ class Account:
 
     def __init__(self) -> None:
         self.made: list[Outcome] = []
+        self.waited = 0.0
+        """Seconds in which nobody worked."""
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """What happens in the block is no work: a person is waited for."""
+        with timed() as seconds:
+            yield
+        self.waited += seconds()
 
     def one(self, future: PrefectFuture[MadeT]) -> MadeT:
         """Wait for a task, note what it made and give that back.
@@ -114,7 +134,7 @@ class Ledger:
         reused = sum(made.cached for made in account.made)
         record = StageRecord(
             name=name,
-            seconds=seconds(),
+            seconds=seconds() - account.waited,
             made_in_seconds=sum(made.seconds for made in account.made),
             cached=reused == len(account.made),
             reused=reused,

@@ -14,6 +14,7 @@ from selu.flows.learning_round import round_tags
 from selu.flows.ledger import on_chosen_runner
 from selu.housekeeping import KindOfArtifact, prune, survey
 from selu.rounds import Workspace, finished_rounds, run_name, same_training
+from selu.tasks.checks import check_models
 from selu.tasks.progress import say
 from selu.tasks.stages import Model
 
@@ -50,6 +51,11 @@ def evaluate_latest(settings: Settings, base_only: bool = False) -> Evaluated:
             critic=Model(settings=settings.critic, adapter=latest.critic_adapter),
         )
     number = latest.round if latest else 0
+    contestants = {"before": before, **({"after": after} if after else {})}
+    models = {
+        f"{who}_{phase}": getattr(pair, who) for phase, pair in contestants.items() for who in ("actor", "critic")
+    }
+    check_models(Workspace.of(settings), models)
     with tags(*round_tags(settings, number)):
         measure = on_chosen_runner(evaluation, settings.orchestration)
         return measure(settings, before, after, None, run_name(settings), number)
@@ -75,7 +81,7 @@ def housekeeping(
     """
     workspace = Workspace.of(settings)
     store = workspace.store()
-    spared = max(timedelta(hours=hours), longest_at_work(workspace.prefect_home))
+    spared = max(timedelta(hours=hours), longest_at_work(workspace.data_dir))
     pruned = prune(store, keep, spared, delete=delete)
     get_run_logger().info("%s", pruned)
     create_table_artifact(

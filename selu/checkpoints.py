@@ -8,14 +8,17 @@ lock was left behind.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["checkpoint_folder"]
+__all__ = ["checkpoint_folder", "remove_checkpoints"]
+
+logger = logging.getLogger(__name__)
 
 _LOCK = "lock"
 # As with drafts in the store: nothing here trains for a week without a single checkpoint.
@@ -24,7 +27,8 @@ _ABANDONED_AFTER = 7 * 24 * 3600.0
 
 @contextmanager
 def checkpoint_folder(root: Path, key: str) -> Iterator[Path | None]:
-    """The folder of `key`, for this process alone until the block ends; None if another one is at work in it.
+    """The folder of `key`, for this process alone until the block ends; None if another one is at work in it or it
+    cannot be locked.
 
     It is deleted when the block ends well and stays, for the next process that asks for it, when it raises. Folders of other
     keys that nobody works in and nobody has touched for a week are deleted.
@@ -38,21 +42,28 @@ def checkpoint_folder(root: Path, key: str) -> Iterator[Path | None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def remove_checkpoints(root: Path, key: str) -> None:
+    """Delete what is left under a key whose result exists, unless a process is at work there."""
+    with _locked(root / key) as mine:
+        if mine:
+            shutil.rmtree(root / key, ignore_errors=True)
+
+
 @contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Whether this process holds the folder's lock until the block ends."""
-    try:
-        file = (folder / _LOCK).open("w")
-    except FileNotFoundError:
-        # Its owner is deleting it at this moment.
-        yield False
-        return
-    with file:
+    """Whether this process holds the folder's lock until the block ends; without a folder it does not."""
+    with ExitStack() as opened:
         try:
+            file = opened.enter_context((folder / _LOCK).open("w"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The lock of a file that was deleted meanwhile keeps nobody out.
             mine = os.path.samestat((folder / _LOCK).stat(), os.fstat(file.fileno()))
         except (BlockingIOError, FileNotFoundError):
+            # Its owner is at work, or is deleting it at this moment.
+            mine = False
+        except OSError as error:
+            # Some network file systems have no locks.
+            logger.warning("%s cannot be locked (%s); no checkpoints are kept there", folder, error)
             mine = False
         yield mine
 

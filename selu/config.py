@@ -608,6 +608,12 @@ def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
             f"world.rotate_degrees={world.rotate_degrees}: 360 is not a multiple of it, so the agent could never face "
             "the same way again; use 30, 45, 60 or 90",
         )
+    if settings.guard.approval and settings.self_asking.by == "oracle":
+        yield (
+            ("guard.approval", "self_asking.by"),
+            "guard.approval with self_asking.by=oracle: an upper bound that learns from the truth is promoted unasked; set "
+            "guard.approval=false",
+        )
     if settings.orchestration.address is not None and settings.orchestration.task_runner == "threads":
         yield (
             ("orchestration.address", "orchestration.task_runner"),

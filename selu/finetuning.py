@@ -6,9 +6,10 @@ belong to the sequence that holds their tokens. Equal inputs give equal bytes on
 number of threads are pinned, torch runs its deterministic algorithms, and what is written holds neither a time nor a path.
 
 A training that is killed goes on from its last checkpoint as if nothing had happened: weights, optimiser, learning rate,
-random numbers, order of the rows and curve are those of an undisturbed one. Of a checkpoint's files the weights are
-safetensors; the optimiser, the schedule and the random numbers are torch's, which the trainer reads with
-``weights_only=True``: tensors, numbers and names alone, and no code that a pickle could carry.
+random numbers, order of the rows and curve are those of an undisturbed one. A checkpoint is a shortcut and no more:
+training goes on without one that cannot be written, and begins again without one that is not, to the last bit, what was
+written. Of its files the weights are safetensors; the optimiser, the schedule and the random numbers are torch's, which
+the trainer reads with ``weights_only=True``: tensors, numbers and names alone, and no code that a pickle could carry.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from PIL import Image
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -63,7 +64,7 @@ from selu.models.transformers_engine import (
     takes_suffix,
 )
 from selu.records import Record
-from selu.seen_rows import decode_row, write_seen_row
+from selu.seen_rows import SeenRow, decode_row, write_seen_row
 from selu.store import write_table
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ def finetune(
     checkpoints: Path | None = None,
     progress: Progress | None = None,
 ) -> list[CurvePoint]:
-    """Train a LoRA adapter on `rows` and write it to the folder `out`, with ``curves.parquet`` and a row as the model saw it.
+    """Train a LoRA adapter on `rows` and write it to the folder `out`, with ``curves.parquet`` and, where its tensors can be
+    read back, a row as the model saw it.
 
     `rows` are TRL's: ``prompt`` and ``completion``, each a list of messages, and ``images``; rows are held out by their
     ``episode_id``, those without one (a rehearsed corpus) never; other columns are ignored.
@@ -124,7 +126,7 @@ def finetune(
     Raises:
         ConfigError: the engine cannot train, the device has no such precision, there are no rows (or none of an episode to
             hold out), a column is missing, or `adapter` does not fit.
-        TerminalError: the loss is no longer a number, or a checkpoint cannot be read.
+        TerminalError: the loss is no longer a number.
         TransientError: memory does not suffice for a single row. Where it suffices for some rows of a step, training starts
             again with as many of them at a time.
     """
@@ -159,8 +161,6 @@ def finetune(
             attempt = None if checkpoints is None else checkpoints / f"{rows_at_a_time}-rows"
             validation = _Validation(settings.patience)
             callbacks: list[TrainerCallback] = [_Watch(progress), validation]
-            if attempt is not None:
-                callbacks.append(_Checkpoints(attempt, validation))
             if "tensorboard" in report_to and log_dir is not None:
                 callbacks.append(_tensorboard(log_dir))
             trackers = [name for name in report_to if name != "tensorboard"]
@@ -182,7 +182,7 @@ def finetune(
                 processing_class=processor,
                 callbacks=callbacks,
             )
-            trainer.weigh = settings.weigh
+            trainer.weigh, trainer.validation = settings.weigh, validation
             # It prints every log line; progress is told through `progress`.
             trainer.remove_callback(PrinterCallback)
             # TRL turns the adapter of a quantised model to bfloat16, in which small updates are lost.
@@ -197,7 +197,7 @@ def finetune(
                         Subset(everything, trained),
                         Subset(everything, held_out),
                     )
-                seen = decode_row(*_own_row(trainer, rows, trained, collate), processor)
+                seen = _seen_row(trainer, rows, trained, collate)
                 trainer.train(resume_from_checkpoint=None if attempt is None else _resume_from(attempt, validation))
             except RuntimeError as error:
                 if not is_out_of_memory(error):
@@ -207,15 +207,12 @@ def finetune(
                 if attempt is not None:
                     shutil.rmtree(attempt, ignore_errors=True)
                 continue
-            except (UnpicklingError, SafetensorError, json.JSONDecodeError) as error:
-                raise TerminalError(
-                    f"A checkpoint in {attempt} cannot be read ({error}); delete that folder, and training begins again."
-                ) from error
             count_tokens(trained=trainer.state.num_input_tokens_seen)
             curve = _curve(trainer.state.log_history)
             _save(trainer.model, validation.best, out, label=source.label, revision=source.revision)
             write_table(out / "curves.parquet", curve, CurvePoint)
-            write_seen_row(out, *seen)
+            if seen is not None:
+                write_seen_row(out, *seen)
             return curve
     raise TransientError(
         f"The model {source.label!r} ran out of memory in training on a single row; free memory, or choose "
@@ -257,6 +254,20 @@ def _check_precision(settings: FinetuningSettings, device: torch.device) -> None
         )
 
 
+def _seen_row(
+    trainer: Any, rows: Dataset, trained: Sequence[int], collate: _Collator
+) -> tuple[SeenRow, Image.Image] | None:
+    """A row as the model gets it; None where it cannot be read back."""
+    try:
+        return decode_row(*_own_row(trainer, rows, trained, collate), trainer.processing_class)
+    except Exception as error:
+        # It is for the report alone, and how a picture becomes tensors is each architecture's own affair.
+        logger.warning(
+            "no training row can be shown as the model sees it (%s: %s); training goes on", type(error).__name__, error
+        )
+        return None
+
+
 def _own_row(trainer: Any, rows: Dataset, trained: Sequence[int], collate: _Collator) -> tuple[int, dict[str, Any]]:
     """A row that is trained on, if possible of an episode and not rehearsed: its place, and the batch that it makes alone."""
     episodes = rows[_EPISODE] if _EPISODE in rows.column_names else [""] * len(rows)
@@ -287,6 +298,7 @@ class _Trainer(SFTTrainer):
 
     loss_is_scaled_for_ga = False  # type: ignore[assignment]
     weigh: Literal["rows", "tokens"] = "tokens"
+    validation: _Validation
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -300,6 +312,20 @@ class _Trainer(SFTTrainer):
                 tokens = num_items_in_batch / self.current_gradient_accumulation_steps
             return -outputs.log_probs.sum() / tokens
         return (-outputs.log_probs.sum(dim=1) / outputs.label_mask.sum(dim=1).clamp(min=1)).mean()
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self.control.should_training_stop:
+            # The trainer would go on for a step if it were resumed at its end.
+            return
+        written = Path(str(self.args.output_dir)) / f"{_UNFINISHED}{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+            _publish(written, self.validation.best)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if isinstance(error, RuntimeError) and is_out_of_memory(error):
+                raise
+            shutil.rmtree(written, ignore_errors=True)
+            logger.warning("%s could not be written (%s); training goes on without it", written, error)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Of a checkpoint's model the adapter: no processor, no base, no settings as a pickle."""
@@ -575,37 +601,45 @@ class _Validation(TrainerCallback):
             self.best = {key: value.clone() for key, value in _adapter_weights(model).items()}
         elif self.patience and len(losses) - 1 - lowest >= self.patience:
             control.should_training_stop = True
-            # The trainer would go on for a step if it were resumed at its end.
-            control.should_save = False
 
 
 # ---- checkpoints
 
-_BEST = "best.safetensors"
-_STEP = "step-"
+_BEST, _SUMS = "best.safetensors", "SHA256SUMS"
+_UNFINISHED, _STEP = "checkpoint-", "step-"
+"""Names of checkpoints: the trainer's, and one that only a whole one has."""
 
 
-class _Checkpoints(TrainerCallback):
-    """Keeps the last checkpoint in `folder`, under a name that only a whole one has."""
+def _publish(written: Path, best: dict[str, torch.Tensor] | None) -> None:
+    """Complete a checkpoint, let it take the place of those before it, and give it its name once it is on the disk."""
+    if best is not None:
+        save_file(best, written / _BEST, metadata={"format": "pt"})
+    (written / _SUMS).write_bytes(_sums(written))
+    for path in written.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    before = list(written.parent.glob(f"{_STEP}*"))
+    written.rename(written.with_name(written.name.replace(_UNFINISHED, _STEP)))
+    for folder in before:
+        shutil.rmtree(folder, ignore_errors=True)
 
-    def __init__(self, folder: Path, validation: _Validation) -> None:
-        self.folder, self.validation = folder, validation
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if control.should_training_stop:
-            control.should_save = False
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        written = self.folder / f"checkpoint-{state.global_step}"
-        if self.validation.best is not None:
-            save_file(self.validation.best, written / _BEST, metadata={"format": "pt"})
-        for path in written.iterdir():
+def _sums(checkpoint: Path) -> bytes:
+    """The sha256 of each file but the list itself, as ``sha256sum`` writes them."""
+    lines = []
+    for path in sorted(checkpoint.iterdir()):
+        if path.name != _SUMS:
             with path.open("rb") as file:
-                os.fsync(file.fileno())
-        before = list(self.folder.glob(f"{_STEP}*"))
-        written.rename(self.folder / f"{_STEP}{state.global_step}")
-        for folder in before:
-            shutil.rmtree(folder)
+                lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}\n")
+    return "".join(lines).encode()
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether its files are those that were written."""
+    try:
+        return (checkpoint / _SUMS).read_bytes() == _sums(checkpoint)
+    except OSError:
+        return False
 
 
 def _begun(checkpoints: Path | None) -> int | None:
@@ -619,15 +653,18 @@ def _begun(checkpoints: Path | None) -> int | None:
 
 def _resume_from(attempt: Path, validation: _Validation) -> str | None:
     """The last whole checkpoint; with None training begins at the beginning."""
-    last = max(attempt.glob(f"{_STEP}*"), key=lambda folder: int(folder.name.removeprefix(_STEP)), default=None)
-    for half_written in attempt.glob("checkpoint-*"):
-        shutil.rmtree(half_written)
-    if last is None:
-        return None
-    logger.info("fine-tuning goes on from %s", last.name)
-    if (last / _BEST).is_file():
-        validation.best = load_file(last / _BEST)
-    return str(last)
+    for half_written in attempt.glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(half_written, ignore_errors=True)
+    steps = sorted(attempt.glob(f"{_STEP}*"), key=lambda folder: int(folder.name.removeprefix(_STEP)))
+    for last in reversed(steps):
+        if _is_whole(last):
+            logger.info("fine-tuning goes on from %s", last.name)
+            if (last / _BEST).is_file():
+                validation.best = load_file(last / _BEST)
+            return str(last)
+        logger.warning("%s is damaged; fine-tuning does not go on from it", last)
+        shutil.rmtree(last, ignore_errors=True)
+    return None
 
 
 def _tensorboard(log_dir: Path) -> TrainerCallback:

@@ -45,7 +45,6 @@ __all__ = [
     "critic_signs",
     "guard_actor",
     "guard_critic",
-    "rounds_without_promotion",
 ]
 
 _GREYS = (96, 160)
@@ -399,16 +398,3 @@ def guard_actor(
 
 
 # Over rounds ---------------------------------------------------------------------------------------------------------
-
-
-def rounds_without_promotion(rounds: Sequence[Sequence[GuardReport]]) -> int:
-    """How many of the latest rounds in a row promoted nothing; each round is given by its guards' reports.
-
-    A round that no guard looked at took everything into use.
-    """
-    count = 0
-    for reports in reversed(rounds):
-        if not reports or any(report.passed for report in reports):
-            break
-        count += 1
-    return count

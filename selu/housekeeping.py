@@ -7,6 +7,7 @@ has no record yet. Rounds whose records cannot be read here are kept.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -75,11 +76,12 @@ def prunable(store: Store, kept: Iterable[Round], older_than: timedelta) -> list
                 roots += [name, *_names(json.loads((store.path(reference(manifest)) / "round.json").read_bytes()))]
     needed = _reachable(roots, known)
     before = datetime.now(UTC) - older_than
-    return [
-        manifest
-        for name, manifest in sorted(known.items())
-        if name not in needed and store.used(reference(manifest)) <= before
-    ]
+    found = []
+    for name, manifest in sorted(known.items()):
+        with contextlib.suppress(ArtifactError):  # gone meanwhile
+            if name not in needed and store.used(reference(manifest)) <= before:
+                found.append(manifest)
+    return found
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,15 @@ class Pruned:
 
 def prune(store: Store, keep: int | None, older_than: timedelta, *, delete: bool) -> Pruned:
     """Delete what none of the newest rounds needs (`keep` of them, or all), or only say what that would be."""
+    before = datetime.now(UTC) - older_than
     kept = kept_with(store, keep)
     doomed = prunable(store, kept, older_than)
     if delete:
-        for manifest in doomed:
-            store.remove(reference(manifest))
+        for ref in map(reference, doomed):
+            # Looked at again: a run may have found it meanwhile, or another one have deleted it.
+            with contextlib.suppress(ArtifactError):
+                if store.used(ref) <= before:
+                    store.remove(ref)
     return Pruned(_by_kind(doomed), len({(item.run, item.finished) for item in kept}), delete)
 
 

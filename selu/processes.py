@@ -6,18 +6,20 @@ import contextlib
 import hashlib
 import os
 import socket
+from functools import cache
 from pathlib import Path
 
 __all__ = ["is_dead", "own_name"]
 
 
+@cache
 def _machine() -> str:
-    """Where a process number means something: one boot of one host, in one container."""
-    parts = [socket.gethostname()]
+    """Where a process number means something: ``<host>-<boot>-<container>``."""
+    boot = namespace = ""
     with contextlib.suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = os.readlink("/proc/self/ns/pid")
+    return "-".join(hashlib.sha256(part.encode()).hexdigest()[:8] for part in (socket.gethostname(), boot, namespace))
 
 
 def _start_time(pid: int) -> str:
@@ -47,11 +49,18 @@ def own_name() -> str:
     return f"{_machine()}.{os.getpid()}.{_start_time(os.getpid())}"
 
 
-def is_dead(name: str) -> bool | None:
-    """Whether the process of a name from :func:`own_name` has ended; None of one on another machine, or of no such name."""
+def is_dead(name: str, *, own_host: bool = False) -> bool | None:
+    """Whether the process of a name from :func:`own_name` has ended; None of one elsewhere, or of no such name.
+
+    With `own_host` a host of this one's name is taken to be this one, so that a process of an earlier boot is dead: right for
+    what belongs to one host, and not for what machines share, two of which may have one name.
+    """
     parts = name.split(".")
-    if len(parts) != 3 or parts[0] != _machine() or not parts[1].isdecimal():
+    if len(parts) != 3 or not parts[1].isdecimal():
         return None
+    if parts[0] != _machine():
+        (host, boot, *_), (own, now, *_) = parts[0].split("-"), _machine().split("-")
+        return True if own_host and host == own and boot != now else None
     try:
         return _start_time(int(parts[1])) != parts[2]
     except ProcessLookupError:

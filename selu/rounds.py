@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from selu.config import Settings
 from selu.errors import ConfigError
 from selu.evaluation import ItemOutcome, MetricRow
-from selu.guards import GuardReport, rounds_without_promotion
+from selu.guards import GuardReport
 from selu.seeds import derived_seed
 from selu.statistics import cluster_bootstrap_difference
 from selu.store import ArtifactRef, Json, OracleRef, Store, artifact_key, read_table
@@ -189,10 +189,9 @@ def same_training(one: Settings, other: Settings) -> bool:
 
 def _shaping(settings: Settings, but: set[str]) -> str:
     """Settings without those that say where results go, how many rounds there are and who runs them."""
-    return json.dumps(
-        settings.model_dump(mode="json", exclude={"data_dir", "rounds", "report_to", "orchestration", *but}),
-        sort_keys=True,
-    )
+    left_out: dict[str, Any] = dict.fromkeys(("data_dir", "rounds", "report_to", "orchestration", *but), True)
+    left_out |= {key: {"checkpoint_steps"} for key in ("actor_finetuning", "critic_finetuning")}
+    return json.dumps(settings.model_dump(mode="json", exclude=left_out), sort_keys=True)
 
 
 def _now() -> str:
@@ -280,17 +279,31 @@ def kept_with(store: Store, newest: int | None) -> list[Round]:
 
 
 def why_stopped(rounds: Sequence[Round]) -> str | None:
-    """A sentence if guards promoted nothing for so many rounds that self-learning stops; None: it goes on."""
+    """A sentence if nothing was promoted for so many rounds that self-learning stops; None: it goes on."""
     if not rounds or rounds[-1].round >= rounds[-1].settings.rounds:
         return None
     stop = rounds[-1].settings.guard.stop
-    idle = rounds_without_promotion([item.guards for item in rounds])
+    idle = 0
+    for item in reversed(rounds):
+        if _took_something_into_use(item):
+            break
+        idle += 1
     if not stop or idle < stop:
         return None
     return (
-        f"Self-learning stopped after round {rounds[-1].round} of {rounds[-1].settings.rounds}: guards refused every new "
-        f"adapter in {idle} round{'s' if idle > 1 else ''} in a row (guard.stop={stop})."
+        f"Self-learning stopped after round {rounds[-1].round} of {rounds[-1].settings.rounds}: no new adapter was taken into "
+        f"use in {idle} round{'s' if idle > 1 else ''} in a row (guard.stop={stop})."
     )
+
+
+def _took_something_into_use(item: Round) -> bool:
+    """Whether a new adapter was promoted, or none was to be made."""
+    made = [
+        (item.settings.critic_finetuning, item.critic_candidate, item.critic_adapter),
+        (item.settings.actor_finetuning, item.actor_candidate, item.actor_adapter),
+    ]
+    asked_for = [(candidate, adapter) for settings, candidate, adapter in made if settings.enabled]
+    return not asked_for or any(candidate is not None and candidate == adapter for candidate, adapter in asked_for)
 
 
 # Figures -------------------------------------------------------------------------------------------------------------

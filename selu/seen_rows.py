@@ -51,6 +51,10 @@ def decode_row(row: int, batch: Mapping[str, Any], processor: Any) -> tuple[Seen
     """The first row of a collated batch, and its pictures (or the tiles they were cut into) beside each other.
 
     `batch` has the processor's ``input_ids``, ``attention_mask`` and ``pixel_values``, and ``labels``, -100 where no loss is.
+
+    Raises:
+        ValueError: ``pixel_values`` are neither pictures nor Qwen's rows of patches. Of architectures that nobody tried here
+            it may be another error.
     """
     kept = batch["attention_mask"][0].bool()
     ids: list[int] = batch["input_ids"][0][kept].tolist()
@@ -88,11 +92,14 @@ def write_seen_row(out: Path, seen: SeenRow, picture: Image.Image) -> None:
 def _pictures(batch: Mapping[str, Any], image_processor: Any) -> list[NDArray[np.uint8]]:
     """``pixel_values`` as pictures, each (H, W, 3), with the processor's scaling undone."""
     values: NDArray[np.float32] = batch["pixel_values"].float().cpu().numpy()
-    if values.ndim > 2:
+    if values.ndim > 3:
         # Pictures, or their tiles, whatever they are grouped by.
         pictures = list(values.reshape(-1, *values.shape[-3:]))
-    else:
+    elif values.ndim == 2:
         pictures = _from_patches(values, batch["image_grid_thw"].tolist(), image_processor)
+    else:
+        # Patches without their places (LFM2-VL, SigLIP 2 NaFlex) would pass for a picture.
+        raise ValueError(f"pixel_values must be pictures or rows of patches, got the shape {values.shape}")
     if image_processor.do_normalize:
         mean, std = (np.reshape(scale, (-1, 1, 1)) for scale in (image_processor.image_mean, image_processor.image_std))
         pictures = [picture * std + mean for picture in pictures]

@@ -579,9 +579,20 @@ def _disk_trouble(error: Exception, root: Path) -> TerminalError | None:
             return _explained(error, root)
         if error.errno in (errno.EACCES, errno.EPERM) and str(error.filename).startswith(str(root)):
             return _explained(error, root)
-    elif os.strerror(errno.ENOSPC) in str(error) and not isinstance(error, TerminalError):
+    elif not isinstance(error, TerminalError) and (
+        os.strerror(errno.ENOSPC) in str(error) or (isinstance(error, RuntimeError) and _has_no_room(root))
+    ):
         return _explained(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), root)
     return None
+
+
+def _has_no_room(root: Path) -> bool:
+    """Whether less than 1 MiB is left: torch says of a full disk no more than "iostream error" or "unexpected pos"."""
+    try:
+        left = os.statvfs(root)
+    except OSError:
+        return False
+    return left.f_bavail * left.f_frsize < 1 << 20
 
 
 # Processes -----------------------------------------------------------------------------------------------------------

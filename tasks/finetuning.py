@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from selu.checkpoints import checkpoint_folder
+from selu.checkpoints import checkpoint_folder, remove_checkpoints
 from selu.config import FinetuningSettings
 from selu.rounds import Workspace
 from selu.store import ArtifactRef, Json, artifact_key
@@ -40,8 +40,11 @@ def finetune_model(
     """Fine-tune a model on a dataset version, going on from its adapter if it has one, and from its last checkpoint if it
     was stopped."""
     store = workspace.store()
+    without_effect = {"enabled", "checkpoint_steps"}
+    if finetuning.validation == 0:
+        without_effect |= {"validate_every", "patience"}
     config: dict[str, Json] = {
-        "finetuning": finetuning.model_dump(mode="json", exclude={"enabled", "checkpoint_steps"}),
+        "finetuning": finetuning.model_dump(mode="json", exclude=without_effect),
         "dtype": model.settings.dtype,
         "device": device_type_of(model.settings),
         "who": who,
@@ -67,4 +70,8 @@ def finetune_model(
                 progress=lambda step, steps, loss: report(step, steps),
             )
 
-        return make(workspace, FINETUNING, shard, "adapter", compute, config=config, inputs=[dataset], models=[model])
+        made = make(workspace, FINETUNING, shard, "adapter", compute, config=config, inputs=[dataset], models=[model])
+    if made.cached:
+        # Of a process that was killed between storing the adapter and deleting these.
+        remove_checkpoints(workspace.checkpoints, made.ref.key)
+    return made

@@ -12,15 +12,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
-from prefect import Task, task
+from prefect import Task, get_client, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,7 +34,7 @@ from selu.player.layouts import LAYOUTS_FILE
 from selu.records import Episode, Frame, OracleEpisode, OracleStep, Record, Step
 from selu.rounds import Workspace
 from selu.store import ArtifactRef, Json, OracleRef, Store, artifact_key, read_table
-from selu.tasks.progress import Meter, meter
+from selu.tasks.progress import Meter, interrupted, meter, say
 from selu.worlds.registry import source_of
 
 __all__ = [
@@ -198,9 +200,12 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+logger = logging.getLogger("selu.store")
+
 P = ParamSpec("P")
 R = TypeVar("R", bound=Outcome)
 RecordT = TypeVar("RecordT", bound=Record)
+RefT = TypeVar("RefT", ArtifactRef, OracleRef)
 
 
 def _is_transient(_task: Task[..., Any], _run: Any, state: State[Any]) -> bool:
@@ -270,13 +275,9 @@ class _Job(NamedTuple):
         return cls(store, shard, key, provenance, inputs, workspace.gpu_slot if stage.on_gpu else None)
 
     def found(self, kind: str) -> Made | None:
-        """What the store has of it."""
-        ref = self.store.find(kind, self.key)
-        if ref is None:
-            return None
-        # Not only stages read it, which look themselves: guards' decisions, figures and the report come from it too.
-        self.store.verify(ref)
-        return Made(ref=ref, cached=True, seconds=self.store.manifest(ref).seconds)
+        """What the store has of it, hashed again."""
+        ref = _unaltered(self.store, self.store.find(kind, self.key))
+        return None if ref is None else Made(ref=ref, cached=True, seconds=self.store.manifest(ref).seconds)
 
     @contextlib.contextmanager
     def work(self) -> Iterator[tuple[Meter, Callable[[], float], Tokens]]:
@@ -286,23 +287,68 @@ class _Job(NamedTuple):
             self.store.verify(ref)
         report, size = self.shard.meter(), self.shard.stop - self.shard.start
         report(0, size)
-        with _occupied(self.slot), timed() as seconds, counted() as tokens:
+        with _occupied(self.slot, self.shard), timed() as seconds, counted() as tokens:
             yield report, seconds, tokens
         report(size, size)
 
 
 _LEASE = 60.0
 """Seconds after which the slot of a process that was killed is free again; a living one renews its lease."""
+_LOOKS_EVERY, _LONGEST_TRY = 3.0, 20.0
+"""Seconds between two looks, of who waits for a slot, whether one is free or the run is to stop; and to take one."""
 
 
 @contextlib.contextmanager
-def _occupied(slot: str | None) -> Iterator[None]:
-    if slot is None:
+def _occupied(slot: str | None, shard: Shard) -> Iterator[None]:
+    """Hold a slot of a global concurrency limit; while it is waited for, the run can be stopped."""
+    with contextlib.ExitStack() as held:
+        waits = False
+        while slot is not None:
+            if interrupted():
+                raise KeyboardInterrupt
+            if _is_free(slot, shard):
+                # Should another one be quicker, it is tried again. A lease that cannot be renewed, because the server is
+                # restarted, is no reason to lose what is being made.
+                occupied = concurrency(
+                    slot,
+                    strict=True,
+                    timeout_seconds=_LONGEST_TRY,
+                    lease_duration=_LEASE,
+                    raise_on_lease_renewal_failure=False,
+                )
+                with contextlib.suppress(TimeoutError):
+                    held.enter_context(occupied)
+                    break
+            elif not waits:
+                say(f"{shard}: all slots of {slot} are taken, waiting for one")
+                waits = True
+            time.sleep(_LOOKS_EVERY)
         yield
-        return
-    # A lease that cannot be renewed, because the server is restarted, is no reason to lose what is being made.
-    with concurrency(slot, strict=True, lease_duration=_LEASE, raise_on_lease_renewal_failure=False):
-        yield
+
+
+def _is_free(slot: str, shard: Shard) -> bool:
+    try:
+        with get_client(sync_client=True) as client:
+            limit = client.read_global_concurrency_limit_by_name(slot)
+    except ObjectNotFound:
+        raise TransientError(f"{shard}: the global concurrency limit {slot} is gone from Prefect's server") from None
+    return limit.active_slots < limit.limit
+
+
+def _unaltered(store: Store, ref: RefT | None) -> RefT | None:
+    """An artifact that was found, unless its bytes are not those that were stored: then it is set aside, to be made again.
+
+    Not only stages read it, which look themselves: guards' decisions, figures and the report come from it too.
+    """
+    if ref is None:
+        return None
+    try:
+        store.verify(ref)
+    except ArtifactError as error:
+        logger.warning("%s; it is made again", error)
+        store.set_aside(ref)
+        return None
+    return ref
 
 
 def make(
@@ -319,19 +365,24 @@ def make(
     """Find an artifact in the store, or have `compute` write its files into the folder that it is given.
 
     The key covers the stage with its version, `config`, the digests of `inputs` and the revisions of `models`. Inputs
-    are hashed again before they are used, and so is what is found.
+    are hashed again before they are used, and so is what is found: altered, it is made again.
 
     Raises:
-        ArtifactError: an input is missing or altered, or what was found is altered.
+        ArtifactError: an input is missing or altered.
+        TransientError: a slot that it needs cannot be had.
     """
     job = _Job.of(workspace, stage, shard, config, inputs, models)
     found = job.found(kind)
     if found is not None:
         return found
-    with job.work() as (report, seconds, tokens), job.store.create(kind, job.key, job.provenance) as draft:
-        compute(draft.path, report)
-        # A stage that is found in the store still tells what it took.
-        job.provenance["tokens"] = tokens.as_dict()
+    with job.work() as (report, seconds, tokens):
+        found = job.found(kind) if job.slot else None
+        if found is not None:  # another run has made it while this one waited for its slot
+            return found
+        with job.store.create(kind, job.key, job.provenance) as draft:
+            compute(draft.path, report)
+            # A stage that is found in the store still tells what it took.
+            job.provenance["tokens"] = tokens.as_dict()
     return Made(ref=draft.ref, cached=False, seconds=seconds())
 
 
@@ -360,9 +411,8 @@ def make_sealed(
 ) -> Sealed:
     """:func:`make` for ground truth."""
     job = _Job.of(workspace, stage, shard, config, (), ())
-    found = job.store.find_oracle(kind, job.key)
+    found = _unaltered(job.store, job.store.find_oracle(kind, job.key))
     if found is not None:
-        job.store.verify(found)
         return Sealed(oracle=found, cached=True, seconds=job.store.manifest(found).seconds)
     with job.work() as (report, seconds, _), job.store.create_oracle(kind, job.key, job.provenance) as draft:
         compute(draft.path, report)
@@ -392,10 +442,9 @@ def make_with_truth(
     """
     job = _Job.of(workspace, stage, shard, config, inputs, models)
     store, (kind, oracle_kind) = job.store, kinds
-    found, truth = store.find(kind, job.key), store.find_oracle(oracle_kind, job.key)
+    found = _unaltered(store, store.find(kind, job.key))
+    truth = _unaltered(store, store.find_oracle(oracle_kind, job.key))
     if found is not None and truth is not None:
-        store.verify(found)
-        store.verify(truth)
         if store.manifest(truth).provenance.get("about") == found.digest:
             return MadeWithTruth(ref=found, oracle=truth, cached=True, seconds=store.manifest(found).seconds)
         store.set_aside(found)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -17,21 +16,24 @@ import pytest
 from prefect import flow, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateName
 from prefect.client.schemas.objects import FlowRun
+from prefect.concurrency.sync import concurrency
 from prefect.flow_runs import resume_flow_run
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import AwaitingRetry
 
 from selu import processes
-from selu.config import OrchestrationSettings, load_settings
+from selu.config import OrchestrationSettings, Settings, load_settings
 from selu.errors import ConfigError
 from selu.flows import crashes
 from selu.flows.approval import check_somebody_can_approve
 from selu.flows.crashes import mark_crashed, note_process
 from selu.flows.learning_round import learning_round
 from selu.flows.ledger import on_chosen_runner
+from selu.housekeeping import forget_from
 from selu.rounds import Workspace
+from selu.tasks import stages
 from selu.tasks.checks import check_models
-from selu.tasks.stages import _occupied
+from selu.tasks.stages import Shard
 from tests.dummy_world import small_settings
 
 pytestmark = pytest.mark.usefixtures("dummies")
@@ -87,6 +89,18 @@ def test_a_person_decides_what_is_promoted_and_is_not_asked_twice(small_model: P
     assert again.actor_adapter is None
     assert again.cached == [stage.name for stage in again.stages]
 
+    # Their word is a part of the stage: made again, it is asked for again.
+    store = Workspace.of(settings).store()
+    forget_from(store, again, "actor_finetuning")
+    person = _Person({"actor": True})
+    person.start()
+    try:
+        assert learning_round(settings).actor_adapter is not None
+    finally:
+        person.ended.set()
+        person.join()
+    assert person.seen == ["actor"]
+
 
 def test_nobody_waits_where_nobody_could_answer() -> None:
     with (
@@ -113,28 +127,53 @@ def test_a_slot_that_is_not_there_is_refused_before_anything_starts(tmp_path: Pa
         check_models.fn(Workspace(data_dir=tmp_path, gpu_slot="nowhere"), {})
 
 
-def test_two_runs_share_one_slot(slot: str, small_model: Path, tmp_path: Path) -> None:
+def test_what_keeps_a_gpu_busy_waits_for_a_slot_while_rollouts_go_on(
+    slot: str, small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = small_settings(tmp_path, small_model, orchestration={"gpu_slot": slot})
-    inside: list[str] = []
-    most: list[int] = []
+    taken, waited = threading.Event(), threading.Event()
+    said: list[str] = []
+    there: set[str] = set()
 
-    def hold(name: str, url: str | None) -> None:
-        with temporary_settings({PREFECT_API_URL: url}), _occupied(slot):
-            inside.append(name)
-            most.append(len(inside))
-            time.sleep(0.5)
-            inside.remove(name)
+    def say(text: str) -> None:
+        said.append(text)
+        waited.set()
 
-    threads = [threading.Thread(target=hold, args=(name, PREFECT_API_URL.value())) for name in "ab"]
-    for thread in threads:
-        thread.start()
+    def another_run(url: str | None) -> None:
+        with temporary_settings({PREFECT_API_URL: url}), concurrency(slot, strict=True):
+            taken.set()
+            assert waited.wait(60)
+            there.update(ref.kind for ref in Workspace.of(settings).store().all())
+
+    monkeypatch.setattr(stages, "say", say)
+    monkeypatch.setattr(stages, "_LOOKS_EVERY", 1.0)
+    other = threading.Thread(target=another_run, args=(PREFECT_API_URL.value(),))
+    other.start()
+    assert taken.wait(30)
     made = learning_round(settings)
-    for thread in threads:
-        thread.join()
-    assert most == [1, 1]
+    other.join()
+    assert there == {"episodes", "frames"}, "judging has not begun"
+    assert said == [f"self-asking 1/3: all slots of {slot} are taken, waiting for one"]
     assert made.critic_adapter is not None
     with get_client(sync_client=True) as client:
         assert client.read_global_concurrency_limit_by_name(slot).active_slots == 0
+
+
+def test_who_waits_for_a_slot_can_be_stopped(slot: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def interrupted() -> bool:
+        asked.append(True)
+        return len(asked) > 1
+
+    monkeypatch.setattr(stages, "interrupted", interrupted)
+    monkeypatch.setattr(stages, "_LOOKS_EVERY", 1.0)
+    with (
+        concurrency(slot, strict=True),
+        pytest.raises(KeyboardInterrupt),
+        stages._occupied(slot, Shard(stage="waiting")),
+    ):
+        raise AssertionError("there is only one slot")
 
 
 # Crashes and cancellation
@@ -143,6 +182,7 @@ def test_two_runs_share_one_slot(slot: str, small_model: Path, tmp_path: Path) -
 _STUCK = """
 import sys, time
 from prefect import flow, task
+from selu.config import Settings
 from selu.flows.crashes import note_process
 
 @task
@@ -151,18 +191,25 @@ def work():
     time.sleep(600)
 
 @flow(on_running=[note_process], persist_result=False)
-def stuck():
+def stuck(settings: Settings):
     work()
 
-stuck()
+stuck(Settings(data_dir=sys.argv[1]))
 """
 
 
 def test_a_run_whose_process_is_killed_is_shown_as_crashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = PREFECT_API_URL.value()
     assert url is not None
-    environment = {**os.environ, "PREFECT_API_URL": url, "PREFECT_HOME": str(tmp_path), "PYTHONPATH": os.getcwd()}
-    with subprocess.Popen([sys.executable, "-c", _STUCK], env=environment, stdout=subprocess.PIPE) as child:
+    environment = {
+        **os.environ,
+        "PREFECT_API_URL": url,
+        "PREFECT_HOME": str(tmp_path / "elsewhere"),
+        "PYTHONPATH": os.getcwd(),
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", _STUCK, str(tmp_path)], env=environment, stdout=subprocess.PIPE
+    ) as child:
         assert child.stdout is not None
         assert b"at work" in child.stdout.readline()
         assert mark_crashed(tmp_path) == 0, "it is alive"
@@ -181,11 +228,11 @@ def test_a_run_whose_process_is_killed_is_shown_as_crashed(tmp_path: Path, monke
 
 def test_a_run_that_awaits_its_retry_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     @flow(on_running=[note_process])
-    def failing() -> None:
+    def failing(settings: Settings) -> None:
         raise ValueError
 
-    with temporary_settings({PREFECT_HOME: tmp_path}), pytest.raises(ValueError):  # noqa: PT011
-        failing()
+    with pytest.raises(ValueError):  # noqa: PT011
+        failing(Settings(data_dir=tmp_path))
     (note,) = (tmp_path / "running").iterdir()
     monkeypatch.setattr(processes, "_start_time", lambda pid: "another")
     monkeypatch.setattr(crashes, "_GRACE", timedelta())
@@ -200,11 +247,10 @@ def test_a_run_that_awaits_its_retry_is_left_alone(tmp_path: Path, monkeypatch: 
 
 def test_the_note_of_a_run_that_ended_well_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     @flow(on_running=[note_process])
-    def done() -> None:
+    def done(settings: Settings) -> None:
         pass
 
-    with temporary_settings({PREFECT_HOME: tmp_path}):
-        done()
+    done(Settings(data_dir=tmp_path))
     (note,) = (tmp_path / "running").iterdir()
     monkeypatch.setattr(processes, "_start_time", lambda pid: "another")
     assert mark_crashed(tmp_path) == 0

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import time
 from pathlib import Path
 
 import pytest
 
-from selu.checkpoints import checkpoint_folder
+from selu.checkpoints import checkpoint_folder, remove_checkpoints
 
 
 def leave_a_checkpoint(root: Path) -> None:
@@ -37,6 +39,34 @@ def test_a_second_process_neither_reads_nor_removes_them(tmp_path: Path) -> None
         with checkpoint_folder(tmp_path, "other") as other:
             assert other is not None
         assert (first / "step-40").is_dir()
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOTSUP])
+def test_where_no_lock_can_be_had_no_checkpoints_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: int
+) -> None:
+    """As on some network file systems: nobody could tell whether another process is at work there."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with checkpoint_folder(tmp_path, "key") as folder:
+        assert folder is None
+    assert caplog.text.count("cannot be locked") == 1
+
+
+def test_what_a_finished_computation_left_is_removed_unless_somebody_works_there(tmp_path: Path) -> None:
+    remove_checkpoints(tmp_path, "never begun")
+    with checkpoint_folder(tmp_path, "key") as folder:
+        assert folder is not None
+        (folder / "step-40").mkdir()
+        remove_checkpoints(tmp_path, "key")
+        assert (folder / "step-40").is_dir()
+    with pytest.raises(RuntimeError):
+        leave_a_checkpoint(tmp_path)
+    remove_checkpoints(tmp_path, "key")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_killed_process_holds_no_lock(tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -20,9 +22,9 @@ from safetensors.torch import load_file
 
 from selu.config import FinetuningSettings, ModelSettings
 from selu.errors import ConfigError, TerminalError
-from selu.finetuning import CurvePoint, _check_precision, _held_out, _Trainer, finetune
+from selu.finetuning import CurvePoint, _check_precision, _held_out, _sums, _Trainer, finetune
 from selu.models import Prompt, load_model
-from selu.seen_rows import PICTURE, ROW, SeenRow
+from selu.seen_rows import PICTURE, ROW, SeenRow, decode_row
 from selu.store import read_table
 from tests.tiny_model import make_tiny_model
 
@@ -182,6 +184,7 @@ def test_the_adapter_names_its_base_by_content(base: ModelSettings, tmp_path: Pa
 # ---- checkpoints
 
 STEADY = SETTINGS.model_copy(update={"epochs": 4.0, "dropout": 0.1, "checkpoint_steps": 2})
+SHORT = STEADY.model_copy(update={"max_steps": 3, "checkpoint_steps": 50})
 VALIDATED = STEADY.model_copy(update={"epochs": 6.0, "validation": 0.3, "validate_every": 3})
 
 
@@ -244,23 +247,146 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(base: ModelSetting
         assert contents(folder / "out") == contents(tmp_path / f"{name} undisturbed")
 
 
-def test_a_checkpoint_runs_no_code(base: ModelSettings, tmp_path: Path) -> None:
-    checkpoints = tmp_path / "checkpoints"
+def left_behind(base: ModelSettings, folder: Path) -> Path:
+    """The checkpoint of a training that was stopped in its third step."""
     with pytest.raises(Stopped):
         finetune(
-            base, rows(), STEADY, seed=1, out=tmp_path / "out", checkpoints=checkpoints, progress=stop_at(3, give_up)
+            base,
+            rows(),
+            SHORT.model_copy(update={"checkpoint_steps": 2}),
+            seed=5,
+            out=folder / "out",
+            checkpoints=folder / "checkpoints",
+            progress=stop_at(3, give_up),
         )
-    planted = checkpoints / "6-rows" / "step-2" / "optimizer.pt"
-    assert planted.is_file()
+    return folder / "checkpoints" / "6-rows" / "step-2"
 
-    class Evil:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return os.mkdir, (str(tmp_path / "owned"),)
 
-    torch.save({"state": Evil()}, planted)
-    with pytest.raises(TerminalError, match="delete that folder"):
-        finetune(base, rows(), STEADY, seed=1, out=tmp_path / "out", checkpoints=checkpoints)
+class Evil:
+    """A pickle of it makes a folder when it is read."""
+
+    def __init__(self, owned: Path) -> None:
+        self.owned = str(owned)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (self.owned,)
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1  # a tensor's
+    path.write_bytes(content)
+
+
+DAMAGE: dict[str, Callable[[Path], Any]] = {
+    "a flipped bit": lambda checkpoint: flip_a_bit(checkpoint / "adapter_model.safetensors"),
+    "half a file": lambda checkpoint: os.truncate(
+        checkpoint / "optimizer.pt", (checkpoint / "optimizer.pt").stat().st_size // 2
+    ),
+    "an empty file": lambda checkpoint: (checkpoint / "trainer_state.json").write_text(""),
+    "zeros": lambda checkpoint: (checkpoint / "scheduler.pt").write_bytes(
+        bytes((checkpoint / "scheduler.pt").stat().st_size)
+    ),
+    "a missing file": lambda checkpoint: (checkpoint / "rng_state.pth").unlink(),
+    "no list": lambda checkpoint: (checkpoint / "SHA256SUMS").unlink(),
+    "an empty list": lambda checkpoint: (checkpoint / "SHA256SUMS").write_text(""),
+    "a folder for a file": lambda checkpoint: (checkpoint / "more").mkdir(),
+    "a planted pickle": lambda checkpoint: torch.save(
+        {"state": Evil(checkpoint.parent / "owned")}, checkpoint / "optimizer.pt"
+    ),
+}
+
+
+def test_training_begins_again_where_a_checkpoint_is_damaged(
+    base: ModelSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = left_behind(base, tmp_path / "stopped")
+    finetune(base, rows(), SHORT, seed=5, out=tmp_path / "undisturbed")
+    for name, damage in DAMAGE.items():
+        folder, told = tmp_path / name, Recorder()
+        checkpoint = folder / "checkpoints" / "6-rows" / "step-2"
+        shutil.copytree(whole, checkpoint)
+        damage(checkpoint)
+        caplog.clear()
+        finetune(base, rows(), SHORT, seed=5, out=folder / "out", checkpoints=folder / "checkpoints", progress=told)
+        assert told.steps == [1, 2, 3], name
+        assert contents(folder / "out") == contents(tmp_path / "undisturbed")
+        assert caplog.text.count("step-2 is damaged") == 1
+        assert not checkpoint.exists()
+        assert not (checkpoint.parent / "owned").exists()
+
+
+def test_training_goes_on_from_an_older_checkpoint_where_the_last_is_damaged(
+    base: ModelSettings, tmp_path: Path
+) -> None:
+    """As when a process was killed before it deleted the older."""
+    older, told = left_behind(base, tmp_path), Recorder()
+    shutil.copytree(older, older.with_name("step-10"))
+    flip_a_bit(older.with_name("step-10") / "optimizer.pt")
+    finetune(base, rows(), SHORT, seed=5, out=tmp_path / "out", checkpoints=tmp_path / "checkpoints", progress=told)
+    assert told.steps == [3]
+
+
+def test_a_checkpoint_runs_no_code(base: ModelSettings, tmp_path: Path) -> None:
+    """Not even one whose list was forged along with it."""
+    checkpoint = left_behind(base, tmp_path)
+    torch.save({"state": Evil(tmp_path / "owned")}, checkpoint / "optimizer.pt")
+    (checkpoint / "SHA256SUMS").write_bytes(_sums(checkpoint))
+    with pytest.raises(UnpicklingError):
+        finetune(base, rows(), SHORT, seed=5, out=tmp_path / "out", checkpoints=tmp_path / "checkpoints")
     assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file on a full disk")
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.pt", "trainer_state.json", "SHA256SUMS"])
+def test_training_goes_on_without_a_checkpoint_that_cannot_be_written(
+    base: ModelSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    attempt, kept = tmp_path / "checkpoints" / "6-rows", list[list[str]]()
+
+    def fill_the_disk(step: int, steps: int, loss: float) -> None:
+        """For the checkpoint of the second step of four."""
+        kept.append([path.name for path in attempt.iterdir()])
+        if step == 2:
+            file = attempt / "checkpoint-2" / name
+            file.parent.mkdir()
+            if file.suffix == ".safetensors":
+                file.mkdir()  # a link would be replaced
+            else:
+                file.symlink_to("/dev/full")
+
+    settings = SHORT.model_copy(update={"max_steps": 4, "checkpoint_steps": 1})
+    finetune(
+        base,
+        rows(),
+        settings,
+        seed=5,
+        out=tmp_path / "out",
+        checkpoints=tmp_path / "checkpoints",
+        progress=fill_the_disk,
+    )
+    assert kept == [[], ["step-1"], ["step-1"], ["step-3"]]
+    assert [path.name for path in attempt.iterdir()] == ["step-3"], "none of the end, from which there is nowhere to go"
+    assert caplog.text.count("could not be written") == 1
+    finetune(base, rows(), settings, seed=5, out=tmp_path / "undisturbed")
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+
+
+def test_memory_may_run_out_in_writing_a_checkpoint(
+    base: ModelSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then fewer rows at a time may leave enough for it."""
+    write = _Trainer._save
+
+    def in_little_memory(self: Any, *args: Any, **more: Any) -> None:
+        if self.args.per_device_train_batch_size > 3:
+            raise torch.OutOfMemoryError
+        write(self, *args, **more)
+
+    monkeypatch.setattr(_Trainer, "_save", in_little_memory)
+    settings = SHORT.model_copy(update={"checkpoint_steps": 2})
+    finetune(base, rows(), settings, seed=5, out=tmp_path / "out", checkpoints=tmp_path / "checkpoints")
+    assert [path.parent.name for path in tmp_path.glob("checkpoints/*/step-2")] == ["3-rows"]
 
 
 def test_memory_that_ran_out_is_remembered_by_the_checkpoints(
@@ -384,3 +510,22 @@ def test_a_row_is_kept_as_the_model_saw_it(base: ModelSettings, tmp_path: Path) 
     with Pillow.open(tmp_path / PICTURE) as picture:
         difference = np.asarray(picture).astype(int) - frame(0)
     assert np.abs(difference).max() <= 1
+
+
+def test_a_row_that_cannot_be_read_back_stops_no_training(
+    base: ModelSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of an architecture whose pictures are called otherwise."""
+
+    def without_pictures(row: int, batch: dict[str, Any], processor: Any) -> Any:
+        return decode_row(row, {key: value for key, value in batch.items() if key != "pixel_values"}, processor)
+
+    monkeypatch.setattr("selu.finetuning.decode_row", without_pictures)
+    assert len(finetune(base, rows(2), SETTINGS.model_copy(update={"max_steps": 1}), seed=1, out=tmp_path)) == 1
+    assert caplog.text.count("no training row can be shown as the model sees it (KeyError: 'pixel_values')") == 1
+    assert set(contents(tmp_path)) == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "base_model.json",
+        "curves.parquet",
+    }

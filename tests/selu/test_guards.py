@@ -22,7 +22,6 @@ from selu.guards import (
     critic_signs,
     guard_actor,
     guard_critic,
-    rounds_without_promotion,
 )
 from selu.judging import Item
 from selu.models.base import Prompt, Reply
@@ -306,16 +305,3 @@ def test_a_done_that_the_critic_does_not_accept_is_no_success() -> None:
     assert actor_signs(episodes, steps, verdicts).success == 1.0
     assert actor_signs(episodes, steps, contradicted).success == 0.0
     assert actor_signs(episodes, steps, elsewhere).success == 0.0
-
-
-# --- rounds ----------------------------------------------------------------------------------------------------------
-
-
-def test_rounds_without_a_promotion_are_counted_from_the_end() -> None:
-    passed = _on_critic(Critic(healthy))
-    refused = _on_critic(Critic(always_yes))
-    assert rounds_without_promotion([]) == 0
-    assert rounds_without_promotion([[refused, refused], [refused, passed]]) == 0
-    assert rounds_without_promotion([[passed, refused], [refused, refused], [refused]]) == 2
-    # No guard looked: everything was taken into use.
-    assert rounds_without_promotion([[refused], []]) == 0

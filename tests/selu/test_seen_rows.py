@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -62,3 +63,11 @@ def test_tiles_stand_beside_each_other() -> None:
     assert sheet.size == (5 * 32 + 4 * 2, 32)
     first = np.asarray(sheet).astype(int)[:, :32]
     assert np.abs(first - np.asarray(slope(64, 64))[:32, :32]).max() <= 1
+
+
+def test_patches_without_their_places_are_no_picture() -> None:
+    """As of LFM2-VL: (pictures, patches, a patch's numbers)."""
+    pixels = {"pixel_values": torch.zeros(1, 64, 768)}
+    _, processor = ARCHITECTURES["idefics3"]()
+    with pytest.raises(ValueError, match=r"got the shape \(1, 64, 768\)"):
+        decode_row(0, batch_of(pixels), SimpleNamespace(tokenizer=Words(), image_processor=processor.image_processor))

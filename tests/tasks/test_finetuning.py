@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
 import pytest
+from prefect.client.schemas.objects import State
 
 import selu.finetuning
 from selu.config import FinetuningSettings, ModelSettings
@@ -46,7 +47,7 @@ def dataset_version(store: Store) -> ArtifactRef:
 
 
 def fine_tune(workspace: Workspace, base: Path, settings: FinetuningSettings = SETTINGS) -> Made:
-    made: Made = finetune_model.fn(  # type: ignore[assignment]
+    made: Any = finetune_model.fn(
         workspace,
         Shard(stage="critic finetuning"),
         "critic",
@@ -57,7 +58,8 @@ def fine_tune(workspace: Workspace, base: Path, settings: FinetuningSettings = S
         "run",
         0,
     )
-    return made
+    # A stage that finds its artifact ends in a state of Prefect's.
+    return cast(Made, made.data if isinstance(made, State) else made)
 
 
 def test_checkpoints_lie_beside_the_store_until_the_adapter_is_in_it(
@@ -86,3 +88,31 @@ def test_checkpoints_lie_beside_the_store_until_the_adapter_is_in_it(
     ]
     assert tokens[0] == tokens[1], "what was done before it was killed counts"
     assert not list(workspace.checkpoints.iterdir())
+
+
+def test_checkpoints_of_an_adapter_that_is_in_the_store_go(tmp_path: Path) -> None:
+    """As left by a process that was killed between storing it and deleting them."""
+    base, workspace = make_tiny_model(tmp_path / "base"), Workspace(data_dir=tmp_path / "data")
+    settings = SETTINGS.model_copy(update={"max_steps": 1})
+    made = fine_tune(workspace, base, settings)
+    left = workspace.checkpoints / made.ref.key / "2-rows" / "step-3"
+    left.mkdir(parents=True)
+    again = fine_tune(workspace, base, settings)
+    assert (again.ref, again.cached) == (made.ref, True)
+    assert not list(workspace.checkpoints.iterdir())
+
+
+def test_settings_of_a_validation_count_only_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, workspace = make_tiny_model(tmp_path / "base"), Workspace(data_dir=tmp_path / "data")
+    monkeypatch.setattr(selu.finetuning, "finetune", lambda *_, out, **__: (out / "adapter").write_text("an adapter"))
+
+    def keys(**changes: Any) -> set[str]:
+        settings = [{}, {"validate_every": 7}, {"patience": 2}]
+        return {
+            fine_tune(workspace, base, SETTINGS.model_copy(update={**changes, **more})).ref.key for more in settings
+        }
+
+    assert len(keys()) == 1
+    assert len(keys(validation=0.5)) == 3
