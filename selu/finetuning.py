@@ -319,7 +319,7 @@ class _Trainer(SFTTrainer):
             return
         written = Path(str(self.args.output_dir)) / f"{_UNFINISHED}{self.state.global_step}"
         try:
-            super()._save_checkpoint(model, trial)
+            super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
             _publish(written, self.validation.best)
         except (OSError, RuntimeError, SafetensorError) as error:
             if isinstance(error, RuntimeError) and is_out_of_memory(error):

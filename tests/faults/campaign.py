@@ -138,7 +138,8 @@ class Campaign:
             code = self._let_end(run, watch)
             wrong = round_.ended(watch, code)
             if struck:
-                struck.outcome = "survived" if code == 0 else "ended with a sentence"
+                said = "ended with a sentence" if _one_sentence(run.output()) else "ended with a traceback"
+                struck.outcome = "survived" if code == 0 else said
                 # A run may end with a sentence when what it needs is gone; the same command then goes on.
                 if code != 0 and _one_sentence(run.output()):
                     wrong = [item for item in wrong if "exit code" not in item]

@@ -280,7 +280,8 @@ class Disturbed:
         wrong += [f"lost: {name}" for name in watch.visible - after.whole.keys() - self.known.keys()]
         wrong += self.check_work(watch)
         if gone is None:
-            left = [line.replace(b"\0", b" ").decode(errors="replace")[:80] for line in watch.run.family().values()]
+            lines = [line.replace(b"\0", b" ").decode(errors="replace") for line in watch.run.family().values()]
+            left = [line.partition(" ")[2][:60] for line in lines]  # how this machine calls its Python is no matter
             wrong.append(f"still alive after {ENDS_WITHIN:g} s: {left}")
             watch.run.end()
         self.kills += 1
