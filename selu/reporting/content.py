@@ -323,7 +323,7 @@ def _curve(store: Store, who: str, ref: ArtifactRef) -> Curve | None:
 
 
 def _seen(store: Store, who: str, ref: ArtifactRef) -> Seen | None:
-    """None of an adapter from before rows were kept."""
+    """None of an adapter from before rows were kept, or whose row could not be read back."""
     folder = store.path(ref)
     if not (folder / ROW).exists():
         return None

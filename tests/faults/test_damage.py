@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.faults.campaign import Campaign
 from tests.faults.disturbed import arguments
 from tests.faults.stored import Name, look
@@ -34,8 +36,7 @@ def test_flipped_bytes_are_never_used_and_the_same_command_makes_them_again(camp
     # The last of each kind: what made it has others of the kind before it.
     last = {name.kind: name for name in campaign.reference.order}
     for kind in _FLIPPED:
-        base = root / "oracle" if kind.startswith("oracle") else root
-        _flip(base / kind / last[kind].key[:2] / last[kind].key)
+        _flip(_folder(root, last[kind]))
     assert len(look(root).digests) == len(campaign.reference.digests) - len(_FLIPPED)
     run = campaign.nursery.start(arguments(finished), finished / "mended.log")
     assert run.wait(300) == 0, run.output()
@@ -45,3 +46,15 @@ def test_flipped_bytes_are_never_used_and_the_same_command_makes_them_again(camp
     assert look(root).damaged == {}
     aside = {path.name.rsplit("-", 2)[0] for path in (root / "quarantine").iterdir()}
     assert aside == set(_FLIPPED)
+
+
+@pytest.mark.parametrize("kind", ["metrics", "round"])
+def test_flipped_bytes_are_not_reported(campaign: Campaign, finished: Path, kind: str) -> None:
+    root = finished / "store"
+    folder = _folder(root, next(name for name in look(root).whole if name.kind == kind))
+    _flip(folder)
+    run = campaign.nursery.start(["report", "--json", f"data_dir={finished}"], finished / "report.log")
+    assert run.wait(120) == 2, run.output()
+    assert f"the artifact {folder} is not what was stored" in run.output()
+    assert "delete the folder and run again" in run.output()
+    assert "Traceback" not in run.output()
