@@ -23,7 +23,7 @@ __all__ = ["self_learning"]
 def self_learning(settings: Settings) -> list[Round]:
     """Run `settings.rounds` rounds; those that are finished already are found in the store in seconds.
 
-    Ends earlier where guards refused every new adapter for `settings.guard.stop` rounds in a row: the same models would
+    Ends earlier where no new adapter was promoted for `settings.guard.stop` rounds in a row: the same models would
     go on refusing what they make of the same home.
     """
     store = Workspace.of(settings).store()

@@ -44,7 +44,8 @@ def made_once(
 def two_runs(made_once: tuple[Settings, list[Round]], tmp_path: Path) -> tuple[Settings, Store, list[Round]]:
     """The same in a folder of the test's own."""
     settings, rounds = made_once
-    shutil.copytree(settings.data_dir, tmp_path / "data")
+    # Without the notes of runs: their process, which is this one, lives on.
+    shutil.copytree(settings.data_dir, tmp_path / "data", ignore=shutil.ignore_patterns("running"))
     settings = settings.model_copy(update={"data_dir": tmp_path / "data"})
     return settings, Workspace.of(settings).store(), rounds
 
