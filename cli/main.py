@@ -397,6 +397,10 @@ def rerun(
 
     if stage not in ROUND_STAGES:
         raise ConfigError(f"--from {stage}: no such stage; expected one of {', '.join(ROUND_STAGES)}")
+    if run is not None and "=" in run:
+        raise ConfigError(
+            f"{run}: a round is made again with the settings it had; name its data folder with --data-dir"
+        )
     settings = _settings(config, [] if data_dir is None else [f"data_dir={data_dir}"])
     workspace = Workspace.of(settings)
     store = workspace.store()
@@ -512,7 +516,9 @@ def _print_summary(figures: dict[str, Any]) -> None:
             f"False among all labels that the critic learned from: {_cell(labels['before']['critic_labels'])} %."
         )
     for item in figures["guards"]:
-        judged = {None: "", True: "; by the oracle not wrong", False: "; by the oracle [red]wrong[/red]"}[item["right"]]
+        judged = {None: "", True: "; the truth does not contradict", False: "; the truth [red]contradicts[/red]"}[
+            item["right"]
+        ]
         _out.print(f"Guard: {escape(item['reason'])[:-1]}{judged}.", soft_wrap=True)
     made = sum(figures["made_in_seconds"].values())
     _out.print(
@@ -698,7 +704,7 @@ def prune(
 def ui(
     config: ConfigOption = None,
     overrides: Overrides = None,
-    port: Annotated[int, typer.Option(help="Port on this machine.")] = 4200,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 4200,
 ) -> None:
     """Open [b]Prefect's UI[/b] on the runs of this data folder; runs that start while it is up appear as they go."""
     from selu.cli.serving import server
@@ -717,7 +723,9 @@ def serve(
     file: Annotated[
         Path, typer.Option("--file", metavar="FILE", help="Deployments, as Prefect's own file says them.")
     ] = Path("deployments/prefect.yaml"),
-    port: Annotated[int, typer.Option(help="Port of the UI on this machine.")] = 4200,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the UI on this machine, unless one is up on the data folder.")
+    ] = 4200,
     active: Annotated[bool, typer.Option("--active", help="Switch the schedules on that the file leaves off.")] = False,
 ) -> None:
     """Server, UI and [b]scheduled runs[/b] on one machine, without worker and containers, until Ctrl-C.

@@ -85,6 +85,17 @@ code { overflow-wrap: anywhere }
 )
 
 
+_INDEX = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+    """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Reports</title></head><body>
+<h1>Reports</h1>
+<ul>{% for name in names %}<li><a href="reports/{{ name|urlencode }}/">{{ name }}</a></li>
+{% else %}<li>No round is finished yet.</li>{% endfor %}</ul>
+</body></html>
+"""
+)
+
+
 def pages(data_dir: Path, password: str | None = None) -> Starlette:
     """Reports and artifacts of a data folder; `password` is ``user:password``, None asks nobody."""
     root = data_dir.absolute()
@@ -96,6 +107,13 @@ def pages(data_dir: Path, password: str | None = None) -> Starlette:
         if not _REPORT.fullmatch(name) or not path.is_file():
             raise HTTPException(404, "There is no such report in this data folder.")
         return FileResponse(path, media_type="text/html", headers=_HEADERS)
+
+    def index(request: Request) -> Response:
+        written = [
+            path.parent for path in (root / "reports").glob("*/index.html") if _REPORT.fullmatch(path.parent.name)
+        ]
+        written.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
+        return HTMLResponse(_INDEX.render(names=[folder.name for folder in written]), headers=_HEADERS)
 
     def found(request: Request) -> tuple[Path, Manifest]:
         try:
@@ -134,6 +152,7 @@ def pages(data_dir: Path, password: str | None = None) -> Starlette:
 
     return Starlette(
         routes=[
+            Route("/", index),
             Route("/reports/{name}/", report),
             Route("/artifacts/{kind}/{key}/", artifact),
             Route("/artifacts/{kind}/{key}/files/{name:path}", file),

@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from selu import processes
 from selu.cli.profile import running_server, server_note, use_profile
 from selu.config import Settings, validate_settings
 from selu.errors import ConfigError, TransientError
@@ -86,6 +87,7 @@ def serve_deployments(settings: Settings, file: Path, port: int, *, active: bool
     use_profile(home, verbose=True)
     wanted = _read(file, settings)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_alone(home))
         if known is None:
             with socket.socket() as free:
                 if free.connect_ex(("127.0.0.1", port)) == 0:
@@ -120,6 +122,23 @@ def serve_deployments(settings: Settings, file: Path, port: int, *, active: bool
             say(f"{flow.name}/{name}: {'; '.join(one['cron'] for one in item.get('schedules', ())) or 'by hand'}")
         say(f"{url.removesuffix('/api')} (Ctrl-C ends it)")
         serve(*deployments, limit=1)
+
+
+@contextlib.contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Refuse where another process serves from the same data folder: each would replace, and at its end pause, the other's
+    deployments."""
+    note = home / "serving"
+    if note.is_file() and processes.is_dead(note.read_text()) is False:
+        raise ConfigError(
+            f"another `selu serve` is at work on this data folder ({home.parent}); stop it first, or take another data_dir."
+        )
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(processes.own_name())
+    try:
+        yield
+    finally:
+        note.unlink(missing_ok=True)
 
 
 def _read(file: Path, settings: Settings) -> dict[str, dict[str, Any]]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from prefect.artifacts import create_markdown_artifact
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
+from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 from pydantic import Field
 
@@ -31,9 +33,7 @@ _PATIENCE = 30 * 24 * 3600
 class Approval(RunInput):
     """The form that is filled in to resume a run."""
 
-    promote: bool = Field(
-        default=True, description="Take the new adapter into use; otherwise the one from before stays."
-    )
+    promote: bool = Field(description="Take the new adapter into use; otherwise the one from before stays.")
     reason: str = Field(default="", max_length=1000, description="Why; it is kept with the decision and in the report.")
 
 
@@ -67,16 +67,21 @@ def approved(
     if known is not None:
         account.made.append(known)
         return known
-    say(f"Waiting for somebody to approve of the {who}'s new adapter: Resume, in Prefect's UI.")
+    seen = _what_is_seen(who, guarded)
+    create_markdown_artifact(seen, key=f"approval-{who}", description=f"What is to be said of the {who}'s new adapter")
+    page = flow_run.ui_url or "in Prefect's UI"
+    say(f"Waiting for somebody to approve of the {who}'s new adapter, by Resume: {page}")
     # Its type hangs on the class of the form.
-    form: Any = Approval.with_initial_data(description=_what_is_seen(who, guarded))
+    form: Any = Approval.with_initial_data(description=seen)
     with account.waiting():
         answer: Approval = pause_flow_run(
             wait_for_input=form, timeout=_PATIENCE, poll_interval=5, key=f"{who}-promotion"
         )
-    return account.one(
+    made = account.one(
         record_approval.submit(workspace, shard, who, before, candidate, guarded, answer.promote, answer.reason)
     )
+    say(f"The {who}'s new adapter: {made.report.reason}.")
+    return made
 
 
 def _what_is_seen(who: str, guarded: Guarded | None) -> str:

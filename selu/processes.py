@@ -59,8 +59,10 @@ def is_dead(name: str, *, own_host: bool = False) -> bool | None:
     if len(parts) != 3 or not parts[1].isdecimal():
         return None
     if parts[0] != _machine():
-        (host, boot, *_), (own, now, *_) = parts[0].split("-"), _machine().split("-")
-        return True if own_host and host == own and boot != now else None
+        host, _, rest = parts[0].partition("-")
+        own, _, now = _machine().partition("-")
+        another_boot = rest.partition("-")[0] != now.partition("-")[0]
+        return True if own_host and host == own and another_boot else None
     try:
         return _start_time(int(parts[1])) != parts[2]
     except ProcessLookupError:

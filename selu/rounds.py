@@ -538,14 +538,17 @@ def round_line(figures: dict[str, Any]) -> str:
         rates = [None if part[phase] is None else part[phase]["rate"] for phase in ("before", "after")]
         return " -> ".join("-" if rate is None else f"{100 * rate:.1f}" for rate in rates)
 
+    def of(part: dict[str, Any]) -> str:
+        beside = part["probe_b"]
+        return f"A {went(part)}" + (f", B {went(beside)}" if beside["before"] is not None else "")
+
     def share(value: float | None) -> str:
         return "-" if value is None else f"{100 * value:.1f} %"
 
     labels = figures["labels"]
     guarded = "; ".join(f"{item['who']} {'promoted' if item['passed'] else 'refused'}" for item in figures["guards"])
     return (
-        f"Round {figures['round']}: critic A {went(figures['critic'])}, B {went(figures['critic']['probe_b'])}; "
-        f"actor A {went(figures['actor'])}, B {went(figures['actor']['probe_b'])}; labels that say done on "
+        f"Round {figures['round']}: critic {of(figures['critic'])}; actor {of(figures['actor'])}; labels that say done on "
         f"{share(labels['coverage'])} of episodes, false {share(labels['false_rate'])}"
         + (f"; {guarded}" if guarded else "")
     )

@@ -60,6 +60,7 @@ logger = logging.getLogger(__name__)
 Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | int | float | bool | None"
 
 _MANIFEST = "manifest.json"
+_DAMAGED = "damaged"
 _KEY = r"^[0-9a-z][0-9a-z_-]+$"
 # Drafts of a process we cannot look up (another machine, a boot ago) are given up after this many seconds untouched;
 # nothing here writes for a week without a single file changing.
@@ -363,7 +364,7 @@ class Store:
             raise _explained(error, folder) from error
         manifest = self._whole(ref)
         if manifest is None:
-            self._quarantine(ref, seen, "damaged")
+            self._quarantine(ref, seen, _DAMAGED)
         else:
             with contextlib.suppress(OSError):  # a store may be read-only
                 os.utime(folder)
@@ -386,7 +387,8 @@ class Store:
             return
         except OSError as error:
             raise _explained(error, folder) from error
-        logger.warning("the artifact %s was %s and is now at %s; it will be made again", folder, why, aside)
+        level = logging.WARNING if why == _DAMAGED else logging.DEBUG
+        logger.log(level, "the artifact %s was %s and is now at %s; it will be made again", folder, why, aside)
 
     @contextmanager
     def _create(self, ref: RefT, provenance: Mapping[str, Json]) -> Iterator[Draft[RefT]]:

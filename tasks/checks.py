@@ -47,5 +47,5 @@ def _check_slot(name: str) -> None:
         except ObjectNotFound:
             raise ConfigError(
                 f"orchestration.gpu_slot={name}: there is no such global concurrency limit on Prefect's server; make it with "
-                f"`prefect gcl create {name} --limit 1`."
+                f"`PREFECT_API_URL={PREFECT_API_URL.value()} prefect gcl create {name} --limit 1`."
             ) from None

@@ -96,7 +96,7 @@ def _ended(stage: str, seconds: float, reused: int, tasks: int) -> str:
         return f"{stage}: not run"
     if reused == tasks:
         return f"{stage}: nothing to do, it is in the store"
-    again = f", {reused} of {tasks} parts were in the store" if reused else ""
+    again = f", {reused} of {tasks} parts were there already" if reused else ""
     return f"{stage}: {seconds:.1f} s{again}"
 
 

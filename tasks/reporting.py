@@ -207,7 +207,8 @@ def _film_strips(store: Store, finished: Round) -> str:
     lines = [
         f"# Film strips: {_name(finished)}",
         "",
-        "What the improved critic made of the actor's practice, in the order of the episodes' ids, which are hashes. Below "
+        "What the critic that was taken into use made of the actor's practice, in the order of the episodes' ids, which "
+        "are hashes. Below "
         "each picture stands what the actor wrote on seeing it. Blue frames are those that the critic looked at, a green "
         "frame is where a relabel was achieved.",
     ]

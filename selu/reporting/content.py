@@ -54,11 +54,11 @@ _STAGES: dict[StageName, tuple[str, str]] = {
     "critic_finetuning": ("Critic fine-tuning", "The critic learns from its own labels (a LoRA adapter)."),
     "rejudging": (
         "Re-judging",
-        "The improved critic judges and relabels every episode again; that is the actor's data.",
+        "The critic that was taken into use judges and relabels every episode again; that is the actor's data.",
     ),
     "actor_finetuning": (
         "Actor fine-tuning",
-        "The actor learns from what the improved critic accepted (a LoRA adapter).",
+        "The actor learns from what that critic accepted (a LoRA adapter).",
     ),
     "evaluation": ("Evaluation", "Both meet frozen tests. The truth is read here, and nowhere before."),
 }

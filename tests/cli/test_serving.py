@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from selu.cli.serving import _flow, _read
+from selu.cli.serving import _alone, _flow, _read
 from selu.config import Settings, load_settings
 from selu.errors import ConfigError
 
@@ -73,3 +73,15 @@ def test_the_automations_are_such_as_the_server_takes() -> None:
     assert 90 <= silent.trigger.within.total_seconds() < 120
     assert set(given[1]["trigger"]["match_related"]["prefect.resource.name"].split()) <= set(_read(FILE, Settings()))
     assert failed.actions[0].type == "send-notification"
+
+
+def test_two_do_not_serve_one_data_folder(tmp_path: Path) -> None:
+    home = tmp_path / "prefect"
+    with _alone(home), pytest.raises(ConfigError, match="another `selu serve` is at work"), _alone(home):
+        pass
+    with _alone(home):
+        pass
+    home.mkdir(exist_ok=True)
+    (home / "serving").write_text("0-0-0.1.1")  # of a process that nobody knows
+    with _alone(home):
+        pass
