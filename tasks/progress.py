@@ -144,7 +144,7 @@ class LineDisplay:
     def advance(self, stage: str, shard: str, done: int, total: int) -> None:
         now = time.monotonic()
         started = self._started.setdefault(stage, now)
-        if now - self._said < self.every or not done:
+        if now - self._said < self.every or not done or 100 * done < total:  # of so little nobody can tell the rest
             return
         self._said = now
         rate = done / max(now - started, 1e-9)
