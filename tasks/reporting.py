@@ -257,6 +257,10 @@ def _strip(film: Film) -> list[str]:
             f"{_percent(relabel.confidence)} % sure; the truth, for the reader only: {_truth(relabel.truth)}"
         )
         lines += _asked(relabel.asked)
+    lines += [
+        f"- A good start up to picture {start.frame_index}: the actor learns its first steps, and nobody that it was done"
+        for start in film.starts
+    ]
     lines.append(f"- The truth, for the reader only: {_truth(film.truth)}")
     return lines
 

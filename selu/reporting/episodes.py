@@ -119,11 +119,11 @@ class Practice:
     # Film strips
 
     def pairs(self) -> tuple[Pair, ...]:
-        """Right and wrong labels of the improved critic beside each other."""
+        """Right and wrong labels of the critic that was taken into use beside each other."""
         shown: set[str] = set()
         relabels: dict[bool, dict[str, None]] = {True: {}, False: {}}
         for row in sorted(self.after.relabels, key=lambda row: (row.episode_id, row.frame_index, row.relabel_id)):
-            if row.accepted and row.episode_id in self.episodes:
+            if row.accepted and not row.partial and row.episode_id in self.episodes:
                 relabels[self._relabel_truth(row) is True].setdefault(row.episode_id)
         verdicts: dict[tuple[str, bool | None], list[str]] = {}
         for episode_id in sorted(self.episodes):
@@ -188,7 +188,7 @@ class Practice:
             (row for row in self.after.relabels if row.episode_id == episode_id),
             key=lambda row: (row.frame_index, row.instruction, row.relabel_id),
         )
-        views = [self.after.relabel_view(row, self._relabel_truth(row)) for row in rows]
+        views = [(row.partial, self.after.relabel_view(row, self._relabel_truth(row))) for row in rows]
         steps = sorted(self.steps.get(episode_id, []), key=lambda step: step.step)
         refused = []
         for step in steps:
@@ -201,8 +201,9 @@ class Practice:
             pictures=tuple(self._pictures(episode, steps, achieved)),
             verdict=self.after.verdict_view(episode_id),
             earlier=self.before.verdict_view(episode_id),
-            relabels=tuple(view for view in views if view.accepted),
-            rejected=tuple(view for view in views if not view.accepted),
+            relabels=tuple(view for partial, view in views if view.accepted and not partial),
+            starts=tuple(view for partial, view in views if view.accepted and partial),
+            rejected=tuple(view for _, view in views if not view.accepted),
             truth=self.truth.get(episode_id),
             refused=tuple(refused),
         )
@@ -252,7 +253,8 @@ class Practice:
             verdict = judging.own.get(episode_id)
             said = verdict.verdict if verdict is not None and verdict.accepted else "none"
             counts[said, self.truth.get(episode_id)] += 1
-        accepted = Counter(self._relabel_truth(row) for row in judging.relabels if row.accepted)
+        taken = [row for row in judging.relabels if row.accepted]
+        accepted = Counter(self._relabel_truth(row) for row in taken if not row.partial)
         names = (
             ("coverage", "episodes that gave a “done” label"),
             ("false_rate", "“done” labels that are false"),
@@ -283,6 +285,7 @@ class Practice:
             relabels_right=accepted[True],
             relabels_wrong=accepted[False],
             relabels_unknown=accepted[None],
+            starts=sum(row.partial for row in taken),
             relabels_rejected=sum(not row.accepted for row in judging.relabels),
             verdict_reasons=_reasons(row.reason for row in judging.own.values() if not row.accepted),
             relabel_reasons=_reasons(row.reason for row in judging.relabels if not row.accepted),

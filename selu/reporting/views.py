@@ -164,6 +164,8 @@ class Film:
     verdict: VerdictView | None
     earlier: VerdictView | None
     relabels: tuple[RelabelView, ...]
+    starts: tuple[RelabelView, ...]
+    """Good beginnings of what was told, which nobody says was done: they have no truth to be compared with."""
     rejected: tuple[RelabelView, ...]
     truth: bool | None
     refused: tuple[tuple[int, str, str], ...] = field(default=())
@@ -211,6 +213,7 @@ class Labels:
     relabels_right: int
     relabels_wrong: int
     relabels_unknown: int
+    starts: int
     relabels_rejected: int
     verdict_reasons: tuple[tuple[str, int], ...]
     relabel_reasons: tuple[tuple[str, int], ...]

@@ -61,6 +61,7 @@ class Played:
     truth: bool | None
     relabel: str = ""
     relabel_accepted: bool = True
+    start: bool = False
     open_types: tuple[str, ...] = ()
     question: str = "Is the fridge open?"
     answer: str = "yes"
@@ -167,6 +168,7 @@ def _relabeled(episodes: Sequence[Played], critic: str) -> dict[str, tuple[Seque
                 frame_index=1,
                 original_instruction=played.instruction,
                 instruction=played.relabel,
+                partial=played.start,
                 confidence=0.95,
                 evidence=json.dumps({"by": "hindsight", "questions": entries, "critic": critic}),
                 accepted=played.relabel_accepted,
@@ -496,6 +498,18 @@ def test_right_and_wrong_labels_stand_beside_each_other(store: Store) -> None:
         "No label": [["f"]],
     }
     assert [group.tone for group in pairs["“Done”"].groups] == ["right", "wrong"]
+
+
+def test_a_good_start_is_no_relabel_that_was_false(store: Store, tmp_path: Path) -> None:
+    told = "put the mug in the sink"
+    made = make_round(store, [Played("a", told, ("Approach(Sink)", "Done"), "no", True, False, told, start=True)])
+    report = gather(store, made)
+    groups = [group.films for pair in report.pairs if pair.title == "Relabeled in hindsight" for group in pair.groups]
+    assert groups == [(), ()]
+    assert [(one.relabels_wrong, one.starts) for one in report.labels] == [(0, 1), (0, 1)]
+    page = _read(store, made, tmp_path)
+    assert "good start" in page.text
+    assert "✗ false" not in page.text
 
 
 def test_a_film_strip_carries_actions_questions_and_the_truth_for_the_reader(store: Store, tmp_path: Path) -> None:
