@@ -680,20 +680,15 @@ def prune(
     [dim]selu artifacts prune
     selu artifacts prune --keep 14 --yes[/dim]
     """
-    from datetime import timedelta
-
-    from selu.housekeeping import prune as prune_store
+    from selu.cli.profile import use_profile
     from selu.rounds import Workspace
 
     workspace = Workspace.of(_settings(config, overrides))
-    store = workspace.store()
-    from selu.cli.profile import use_profile
-
+    workspace.store()  # a folder that cannot be used is said before anything starts
     use_profile(workspace.prefect_home)
-    from selu.flows.crashes import longest_at_work
+    from selu.flows.operations import prune_unneeded
 
-    spared = max(timedelta(hours=hours), longest_at_work(workspace.data_dir))
-    pruned = prune_store(store, keep, spared, delete=yes)
+    pruned = prune_unneeded(workspace, keep, hours, delete=yes)
     for item in pruned.kinds:
         _out.print(f"{item.kind}: {item.count} artifacts, {item.bytes / 1e6:.1f} MB")
     _out.print(f"{pruned}.{'' if yes else ' --yes deletes them.'}")

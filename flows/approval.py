@@ -6,7 +6,7 @@ kept as an artifact, so that a run that goes on, or is run again, does not ask t
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
 from prefect.flow_runs import pause_flow_run
@@ -17,12 +17,11 @@ from pydantic import Field
 
 from selu.errors import ConfigError
 from selu.flows.ledger import Account
-from selu.guards import GuardReport
 from selu.rounds import Workspace
-from selu.tasks.guards import Guarded, approval_of, record_approval
+from selu.tasks.guards import Candidacy, Guarded, approval_of, record_approval
 from selu.tasks.progress import say
 from selu.tasks.reporting import as_text
-from selu.tasks.stages import Model, Shard
+from selu.tasks.stages import Shard
 
 __all__ = ["Approval", "approved", "check_somebody_can_approve"]
 
@@ -50,24 +49,18 @@ def check_somebody_can_approve() -> None:
         )
 
 
-def approved(
-    account: Account,
-    workspace: Workspace,
-    who: Literal["actor", "critic"],
-    before: Model,
-    candidate: Model,
-    guarded: Guarded | None,
-) -> Guarded:
-    """Wait until a person has said whether `candidate` is to take the place of `before`; `guarded` is what a guard said.
+def approved(account: Account, workspace: Workspace, candidacy: Candidacy) -> Guarded:
+    """Wait until a person has said whether a candidate is to be taken into use.
 
     Their word is among what `account`'s stage made, so that a stage that is made again asks again.
     """
+    who = candidacy.who
     shard = Shard(stage=f"approval of the {who}")
-    known = approval_of(workspace, shard, who, before, candidate, guarded)
+    known = approval_of(workspace, shard, candidacy)
     if known is not None:
         account.made.append(known)
         return known
-    seen = _what_is_seen(who, guarded)
+    seen = _what_is_seen(candidacy)
     create_markdown_artifact(seen, key=f"approval-{who}", description=f"What is to be said of the {who}'s new adapter")
     page = flow_run.ui_url or "in Prefect's UI"
     say(f"Waiting for somebody to approve of the {who}'s new adapter, by Resume: {page}")
@@ -77,16 +70,14 @@ def approved(
         answer: Approval = pause_flow_run(
             wait_for_input=form, timeout=_PATIENCE, poll_interval=5, key=f"{who}-promotion"
         )
-    made = account.one(
-        record_approval.submit(workspace, shard, who, before, candidate, guarded, answer.promote, answer.reason)
-    )
+    made = account.one(record_approval.submit(workspace, shard, candidacy, answer.promote, answer.reason))
     say(f"The {who}'s new adapter: {made.report.reason}.")
     return made
 
 
-def _what_is_seen(who: str, guarded: Guarded | None) -> str:
-    lines = [f"Is the {who}'s new adapter to be taken into use?", ""]
-    report: GuardReport | None = guarded.report if guarded else None
+def _what_is_seen(candidacy: Candidacy) -> str:
+    lines = [f"Is the {candidacy.who}'s new adapter to be taken into use?", ""]
+    report = candidacy.guarded.report if candidacy.guarded else None
     if report is None:
         return "\n".join([*lines, "No guard looked at it (guard.enabled=false)."])
     lines += [

@@ -22,7 +22,7 @@ from selu.tasks.datasets import make_actor_dataset, make_critic_dataset
 from selu.tasks.evaluation import LabelRun
 from selu.tasks.finetuning import finetune_model
 from selu.tasks.frames import extract_frames
-from selu.tasks.guards import Guarded, decide_on_actor, decide_on_critic
+from selu.tasks.guards import Candidacy, Guarded, decide_on_actor, decide_on_critic
 from selu.tasks.hindsight import relabel_episodes
 from selu.tasks.oracle_labels import contrast_by_truth, label_by_truth
 from selu.tasks.reporting import publish_round, write_html_report
@@ -530,7 +530,8 @@ def _approved(now: _RoundNow, stage: Account, who: Literal["actor", "critic"], b
     if not now.settings.guard.approval:
         return True
     guarded = now.guarded.pop() if now.guards else None
-    now.guarded.append(approved(stage, now.workspace, who, before, candidate, guarded))
+    candidacy = Candidacy(who=who, before=before, candidate=candidate, guarded=guarded)
+    now.guarded.append(approved(stage, now.workspace, candidacy))
     return now.guarded[-1].report.passed
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 from prefect import Flow
 from prefect.context import FlowRunContext
@@ -41,34 +41,36 @@ def on_chosen_runner(flow: Flow[P, R], settings: OrchestrationSettings) -> Flow[
     """
     if settings.task_runner == "threads":
         return flow
-    outer = FlowRunContext.get()
     try:
-        if settings.task_runner == "dask":
-            from prefect_dask.task_runners import DaskTaskRunner
-
-            address = settings.address
-            if outer is not None and isinstance(outer.task_runner, DaskTaskRunner):
-                # A flow within a flow shares its cluster, whose workers hold the models.
-                client: Any = outer.task_runner.client
-                address = client.scheduler.address
-            if address is not None:
-                runner: Any = DaskTaskRunner(address=address)
-                return flow.with_options(task_runner=runner)
-            # One thread a worker: what shares a process shares its models and torch's settings.
-            own = {"n_workers": settings.workers, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
-            runner = DaskTaskRunner(cluster_kwargs=own)
-            return flow.with_options(task_runner=runner)
-        from prefect_ray import RayTaskRunner
-
-        if settings.address is not None:
-            return flow.with_options(task_runner=RayTaskRunner(address=settings.address))
-        alone = {"num_cpus": settings.workers, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-        return flow.with_options(task_runner=RayTaskRunner(init_kwargs=alone))
+        runner = _dask(settings) if settings.task_runner == "dask" else _ray(settings)
     except ImportError as error:
         raise ConfigError(
             f"orchestration.task_runner={settings.task_runner} is not installed ({error}): pip install "
             f'"selu[{settings.task_runner}]".'
         ) from None
+    return flow.with_options(task_runner=runner)
+
+
+def _dask(settings: OrchestrationSettings) -> TaskRunner[Any]:
+    from prefect_dask.task_runners import DaskTaskRunner
+
+    outer, address = FlowRunContext.get(), settings.address
+    if outer is not None and isinstance(outer.task_runner, DaskTaskRunner):
+        # A flow within a flow shares its cluster, whose workers hold the models.
+        client: Any = outer.task_runner.client
+        address = client.scheduler.address
+    # One thread a worker: what shares a process shares its models and torch's settings.
+    own = {"n_workers": settings.workers, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
+    runner: Any = DaskTaskRunner(address=address) if address else DaskTaskRunner(cluster_kwargs=own)
+    return cast(TaskRunner[Any], runner)
+
+
+def _ray(settings: OrchestrationSettings) -> TaskRunner[Any]:
+    from prefect_ray import RayTaskRunner
+
+    own = {"num_cpus": settings.workers, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    runner: Any = RayTaskRunner(address=settings.address) if settings.address else RayTaskRunner(init_kwargs=own)
+    return cast(TaskRunner[Any], runner)
 
 
 class Account:

@@ -12,13 +12,13 @@ from selu.flows.crashes import longest_at_work, note_process
 from selu.flows.evaluation import Contestants, Evaluated, evaluation
 from selu.flows.learning_round import round_tags
 from selu.flows.ledger import on_chosen_runner
-from selu.housekeeping import KindOfArtifact, prune, survey
+from selu.housekeeping import KindOfArtifact, Pruned, prune, survey
 from selu.rounds import Workspace, finished_rounds, run_name, same_training
 from selu.tasks.checks import check_models
 from selu.tasks.progress import say
 from selu.tasks.stages import Model
 
-__all__ = ["evaluate_latest", "housekeeping"]
+__all__ = ["evaluate_latest", "housekeeping", "prune_unneeded"]
 
 
 @flow(
@@ -80,13 +80,17 @@ def housekeeping(
         delete: Delete; otherwise only tell.
     """
     workspace = Workspace.of(settings)
-    store = workspace.store()
-    spared = max(timedelta(hours=hours), longest_at_work(workspace.data_dir))
-    pruned = prune(store, keep, spared, delete=delete)
+    pruned = prune_unneeded(workspace, keep, hours, delete=delete)
     get_run_logger().info("%s", pruned)
     create_table_artifact(
         key="housekeeping",
         table=[{"kind": item.kind, "artifacts": item.count, "MB": round(item.bytes / 1e6, 1)} for item in pruned.kinds],
         description=str(pruned),
     )
-    return survey(store)
+    return survey(workspace.store())
+
+
+def prune_unneeded(workspace: Workspace, keep: int | None, hours: float, *, delete: bool) -> Pruned:
+    """:func:`selu.housekeeping.prune`, sparing what runs that are at work on this machine have used."""
+    spared = max(timedelta(hours=hours), longest_at_work(workspace.data_dir))
+    return prune(workspace.store(), keep, spared, delete=delete)

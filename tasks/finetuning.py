@@ -10,10 +10,10 @@ from typing import Literal
 from selu.checkpoints import checkpoint_folder, remove_checkpoints
 from selu.config import FinetuningSettings
 from selu.rounds import Workspace
-from selu.store import ArtifactRef, Json, artifact_key
+from selu.store import ArtifactRef, Json
 from selu.tasks.datasets import read_dataset
 from selu.tasks.progress import Meter
-from selu.tasks.stages import Made, Model, Shard, Stage, device_type_of, make, stage_task
+from selu.tasks.stages import Made, Model, Shard, Stage, device_type_of, key_of, make, stage_task
 
 __all__ = ["finetune_model"]
 
@@ -56,7 +56,7 @@ def finetune_model(
         def compute(path: Path, report: Meter) -> None:
             from selu.finetuning import finetune
 
-            key = artifact_key(FINETUNING.name, FINETUNING.version, config, [dataset.digest], [model.revision(store)])
+            key = key_of(workspace, FINETUNING, shard, config=config, inputs=[dataset], models=[model])
             finetune(
                 model.settings,
                 read_dataset(store, dataset, who),

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from selu.config import GuardSettings, SelfAskingSettings
 from selu.frames import FrameTable
 from selu.guards import (
@@ -29,6 +31,7 @@ from selu.tasks.stages import (
     Model,
     Shard,
     Stage,
+    Value,
     file_digest,
     find,
     make,
@@ -39,7 +42,7 @@ from selu.tasks.stages import (
     stage_task,
 )
 
-__all__ = ["Guarded", "approval_of", "decide_on_actor", "decide_on_critic", "record_approval"]
+__all__ = ["Candidacy", "Guarded", "approval_of", "decide_on_actor", "decide_on_critic", "record_approval"]
 
 _MODULES = ("selu.guards", "selu.judging", "selu.prompting", "selu.frames")
 CRITIC_GUARD = Stage(name="critic-guard", version=2, modules=(*_MODULES, "selu.base_model.packaging"), on_gpu=True)
@@ -209,49 +212,40 @@ def decide_on_actor(
     return _guarded(workspace, made)
 
 
-def _approval(
-    who: Literal["actor", "critic"], before: Model, candidate: Model, guarded: Guarded | None
-) -> dict[str, Any]:
-    """What a person's word is about, whatever it is: it makes the artifact's key."""
-    return {
-        "kind": "guard",
-        "config": {"who": who},
-        "inputs": [] if guarded is None else [guarded.ref],
-        "models": [before, candidate],
-    }
+class Candidacy(Value):
+    """What a person is asked about: whether `candidate` is to take the place of `before`."""
+
+    who: Literal["actor", "critic"]
+    before: Model
+    candidate: Model
+    guarded: Guarded | None = Field(description="the guard's decision, which passed it; None without guards")
+
+    def key(self) -> dict[str, Any]:
+        """What makes the key of a person's word, whatever it is."""
+        return {
+            "config": {"who": self.who},
+            "inputs": [] if self.guarded is None else [self.guarded.ref],
+            "models": [self.before, self.candidate],
+        }
 
 
-def approval_of(
-    workspace: Workspace,
-    shard: Shard,
-    who: Literal["actor", "critic"],
-    before: Model,
-    candidate: Model,
-    guarded: Guarded | None,
-) -> Guarded | None:
+def approval_of(workspace: Workspace, shard: Shard, candidacy: Candidacy) -> Guarded | None:
     """What a person said about a candidate; None if nobody was asked yet."""
-    made = find(workspace, APPROVAL, shard, **_approval(who, before, candidate, guarded))
+    made = find(workspace, APPROVAL, shard, "guard", **candidacy.key())
     return None if made is None else _guarded(workspace, made)
 
 
 @stage_task(APPROVAL)
-def record_approval(
-    workspace: Workspace,
-    shard: Shard,
-    who: Literal["actor", "critic"],
-    before: Model,
-    candidate: Model,
-    guarded: Guarded | None,
-    promote: bool,
-    reason: str,
-) -> Guarded:
-    """Keep what a person said about a candidate that a guard, if there is one, had passed."""
+def record_approval(workspace: Workspace, shard: Shard, candidacy: Candidacy, promote: bool, reason: str) -> Guarded:
+    """Keep what a person said about a candidate."""
 
     def compute(path: Path, report: Meter) -> None:
-        old, new = _revisions(workspace.store(), before, candidate)
+        old, new = _revisions(workspace.store(), candidacy.before, candidacy.candidate)
         said = f"a person {'approved' if promote else 'refused it'}{': ' if reason else ''}{reason}"
-        signals = () if guarded is None else guarded.report.signals
-        _write(path, GuardReport(who=who, before=old, candidate=new, passed=promote, reason=said, signals=signals))
+        signals = () if candidacy.guarded is None else candidacy.guarded.report.signals
+        decision = GuardReport(
+            who=candidacy.who, before=old, candidate=new, passed=promote, reason=said, signals=signals
+        )
+        _write(path, decision)
 
-    about = _approval(who, before, candidate, guarded)
-    return _guarded(workspace, make(workspace, APPROVAL, shard, about.pop("kind"), compute, **about))
+    return _guarded(workspace, make(workspace, APPROVAL, shard, "guard", compute, **candidacy.key()))

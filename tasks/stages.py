@@ -49,6 +49,7 @@ __all__ = [
     "device_type_of",
     "file_digest",
     "find",
+    "key_of",
     "make",
     "make_sealed",
     "make_with_truth",
@@ -384,6 +385,19 @@ def make(
             # A stage that is found in the store still tells what it took.
             job.provenance["tokens"] = tokens.as_dict()
     return Made(ref=draft.ref, cached=False, seconds=seconds())
+
+
+def key_of(
+    workspace: Workspace,
+    stage: Stage,
+    shard: Shard,
+    *,
+    config: Json,
+    inputs: Sequence[ArtifactRef | OracleRef] = (),
+    models: Sequence[Model] = (),
+) -> str:
+    """The key under which :func:`make` stores."""
+    return _Job.of(workspace, stage, shard, config, inputs, models).key
 
 
 def find(

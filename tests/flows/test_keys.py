@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,11 +14,12 @@ from selu.errors import ConfigError
 from selu.flows.labelling import labelling
 from tests.dummy_world import small_settings
 from tests.flows.test_labelling import _record
+from tests.local_server import Answering, serving
 
 KEY = "sk-canary-81c40d"
 
 
-class _Server(BaseHTTPRequestHandler):
+class _Server(Answering):
     """Says yes to everything, until it refuses the key and repeats it."""
 
     keys: ClassVar[set[str | None]] = set()
@@ -37,24 +36,14 @@ class _Server(BaseHTTPRequestHandler):
         }
         if self.refuses:
             answer = {"error": f"no {self.headers.get('authorization')}"}
-        body = json.dumps(answer).encode()
-        self.send_response(400 if self.refuses else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
+        self.answer(400 if self.refuses else 200, json.dumps(answer).encode())
 
 
 @pytest.fixture
 def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(_Server, "keys", set())
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Server)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
+    with serving(_Server) as url:
+        yield url
 
 
 def _everything_prefect_knows() -> str:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +19,7 @@ from selu.errors import ArtifactError, ConfigError
 from selu.models import Prompt, VisionLanguageModel, load_model
 from selu.recorded import list_recorded
 from selu.store import ArtifactRef, ManifestFile, Store
+from tests.local_server import Answering, serving
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-canary-3f1b9c"
@@ -162,29 +160,19 @@ def test_a_recording_does_not_name_files_of_this_machine(tmp_path: Path, linked:
 # No key where it is not for ------------------------------------------------------------------------------------------
 
 
-class _Echo(BaseHTTPRequestHandler):
+class _Echo(Answering):
     """A server that says everything that it was sent."""
 
     status = 400
 
     def do_POST(self) -> None:
-        body = f"no: {self.headers.get('authorization')}".encode()
-        self.send_response(self.status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
+        self.answer(self.status, f"no: {self.headers.get('authorization')}".encode())
 
 
 @pytest.fixture
 def echo() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Echo)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
+    with serving(_Echo) as url:
+        yield url
 
 
 def _remote(address: str) -> VisionLanguageModel:
