@@ -368,6 +368,12 @@ class DatasetSettings(_Section):
     questions_per_verdict: float = Field(
         default=0.2, ge=0.0, le=100.0, description="rows of the critic's own questions kept for each verdict row"
     )
+    compositions: int = Field(
+        default=2,
+        ge=0,
+        le=100,
+        description="two-step instructions made of each one-step trajectory and another; 0: none",
+    )
     max_rows: int = Field(default=8_000, ge=1, le=10_000_000, description="most rows of a dataset version")
     reuse_previous_rounds: bool = Field(default=True, description="also take what earlier rounds of this run labelled")
 
@@ -446,7 +452,7 @@ class ActorFinetuningSettings(FinetuningSettings):
         default="tokens", description="what counts the same in the loss: each row, however long, or each token of it"
     )
     max_steps: int = Field(
-        default=450, ge=-1, description="no more optimiser steps than these, however many rows; -1: as epochs say"
+        default=900, ge=-1, description="no more optimiser steps than these, however many rows; -1: as epochs say"
     )
 
 

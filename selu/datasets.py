@@ -16,7 +16,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,7 +34,7 @@ from selu.frames import FrameTable, decode_picture, steps_by_episode
 from selu.prompting import PromptStyle, act_prompt, ask_prompt, is_yes_no, question_prompt, verdict_prompt
 from selu.records import Answer, Episode, Frame, Question, Record, Relabel, Step, Verdict
 from selu.worlds.actions import parse_action
-from selu.worlds.tasks import verbs_of
+from selu.worlds.tasks import join_steps, steps_of, verbs_of
 
 __all__ = [
     "FEATURES",
@@ -80,7 +80,7 @@ class Lineage(Record):
 
     row: int
     source: str = Field(
-        description="verdict, relabel, before_relabel, before_deed, question, asking, step, start, done or rehearsal"
+        description="verdict, relabel, before_relabel, before_deed, question, asking, step, start, composed, done or rehearsal"
     )
     instruction: str
     scene: str
@@ -395,79 +395,139 @@ def actor_rows(
 ) -> datasets.Dataset:
     """The actor's training rows: (instruction, frame t) -> action t, as :data:`FEATURES` says, in seeded order.
 
-    From episodes accepted as done under their own instruction, whole, and from accepted relabels, cut at the frame
-    where the new instruction was achieved; both end with `Done`. Malformed actions and steps that changed nothing in
-    the picture are left out. `history` (the number of own actions that the prompt carries), `style` and `skill_set` are
-    those of the rollout: a row under the own instruction has the very prompt of its step. Needs every frame of the
-    accepted trajectories.
+    From episodes accepted as done under their own instruction and from accepted relabels, both cut at the frame where
+    the instruction was achieved, as far as is known, and ended with `Done`; then from pairs of them that are joined to
+    instructions of two steps. Malformed actions and steps that changed nothing in the picture are left out. `history`
+    (the number of own actions that the prompt carries), `style` and `skill_set` are those of the rollout: a row under
+    the own instruction has the very prompt of its step. Needs every frame of the accepted trajectories.
     """
     known, table = {episode.episode_id: episode for episode in episodes}, FrameTable(frames)
     by_episode = steps_by_episode(steps)
 
-    trajectories: list[tuple[Episode, str, int, bool, dict[str, str]]] = []
+    trajectories = []
     for verdict in verdicts:
         episode = known[verdict.episode_id]
         whole = verdict.instruction == episode.instruction and verdict.frame_index == episode.length
         if whole and verdict.accepted and verdict.verdict == "yes":
-            ids = {"verdict_id": verdict.verdict_id, "critic": json.loads(verdict.evidence)["critic"]}
-            trajectories.append((episode, episode.instruction, episode.length, True, ids))
+            evidence = json.loads(verdict.evidence)
+            ids = {"verdict_id": verdict.verdict_id, "critic": evidence["critic"]}
+            end = evidence["done_by_step"] + 1 if "done_by_step" in evidence else episode.length
+            trajectories.append(_Trajectory(episode, episode.instruction, end, True, ids))
     for relabel in relabels:
         if relabel.accepted:
             evidence = json.loads(relabel.evidence)
             ids = {"relabel_id": relabel.relabel_id, "critic": evidence["critic"]}
             episode, whole = known[relabel.episode_id], not relabel.partial
-            trajectories.append((episode, relabel.instruction, relabel.frame_index, whole, ids))
+            trajectories.append(_Trajectory(episode, relabel.instruction, relabel.frame_index, whole, ids))
+    trajectories.sort(key=lambda item: _rank(seed, item.episode.episode_id, item.instruction, item.end))
 
     def prompt(instruction: str, before: Sequence[str]) -> str:
         return act_prompt(instruction, before[-history:] if history else (), style, skill_set)
 
+    def rows_of(trajectory: _Trajectory, before: Sequence[str] = ()) -> list[_Row]:
+        return _trajectory_rows(trajectory, by_episode.get(trajectory.episode.episode_id, []), table, prompt, before)
+
+    units = [rows_of(trajectory) for trajectory in trajectories]
+    for first, second in _compositions(trajectories, known.values(), settings.compositions, seed):
+        steps_before = by_episode.get(first.episode.episode_id, [])[: first.end]
+        before = [step.action for step in steps_before if step.action != "Done"]
+        later = rows_of(second, before)
+        units.append([*rows_of(first), *_at_the_seam(first, later, table), *later])
     seen: set[tuple[str, str, str]] = set()
-    units = []
-    for episode, instruction, end, whole, ids in sorted(
-        trajectories, key=lambda item: _rank(seed, item[0].episode_id, item[1], item[2])
-    ):
-        unit = []
-        for row in _trajectory_rows(
-            episode, instruction, end, whole, by_episode.get(episode.episode_id, []), table, prompt, ids
-        ):
+    fresh: list[list[_Row]] = []
+    for unit in units:
+        fresh.append([])
+        for row in unit:
             shown = (*row.sight, row.completion)
             if shown not in seen:
                 seen.add(shown)
-                unit.append(row)
-        units.append(unit)
-    return _assemble(_take(units, _own_room(settings)), settings, seed, replay, previous)
+                fresh[-1].append(row)
+    return _assemble(_take(fresh, _own_room(settings)), settings, seed, replay, previous)
+
+
+@dataclass(frozen=True)
+class _Trajectory:
+    """The first `end` steps of an episode as an example of an instruction; one that is not whole teaches no Done."""
+
+    episode: Episode
+    instruction: str
+    end: int
+    whole: bool
+    ids: Mapping[str, str]
+    source: str = "step"
+
+
+def _compositions(
+    trajectories: Sequence[_Trajectory], episodes: Iterable[Episode], each: int, seed: int
+) -> list[tuple[_Trajectory, _Trajectory]]:
+    """Pairs of one-step trajectories of a scene, told to be the two halves of one instruction.
+
+    Whole instructions of two steps are hardly ever done by chance, so that there is nothing to imitate, but their halves
+    are. Verbs are paired as the practised instructions pair them; each first half gets up to `each` second halves.
+    """
+    practised = {verbs_of(episode.instruction) for episode in episodes if len(steps_of(episode.instruction)) == 2}
+    halves: dict[str, list[_Trajectory]] = {}
+    for trajectory in trajectories:
+        if trajectory.whole and len(steps_of(trajectory.instruction)) == 1:
+            halves.setdefault(trajectory.episode.scene, []).append(trajectory)
+    pairs = []
+    for first in itertools.chain.from_iterable(halves.values()):
+        thing = first.instruction.split(" the ", maxsplit=1)[-1]
+        partners: dict[str, _Trajectory] = {}
+        for second in halves[first.episode.scene]:
+            joined = join_steps(first.instruction, second.instruction)
+            if verbs_of(joined) in practised and not second.instruction.endswith(f"the {thing}"):
+                partners.setdefault(joined, second)
+        for joined in sorted(partners, key=lambda text: _rank(seed, first.episode.episode_id, text))[:each]:
+            start = replace(first, instruction=joined, whole=False, source="composed")
+            pairs.append((start, replace(partners[joined], instruction=joined, source="composed")))
+    return pairs
+
+
+def _at_the_seam(first: _Trajectory, later: Sequence[_Row], frames: FrameTable) -> list[_Row]:
+    """What comes next where the first half of a composition ended; without it, Done would be all that is learned of that.
+
+    Nobody knows which way the second thing is from there. But a half that begins by looking around may begin anywhere.
+    """
+    for row in later[:1]:
+        action = parse_action(row.completion)
+        if row.frame_index == 0 and action is not None and action.verb != "Done" and action.object_type is None:
+            image = frames.image(first.episode.episode_id, first.end)
+            ids = {"verdict_id": "", "relabel_id": "", **first.ids}
+            return [replace(row, image=image, episode=first.episode, frame_index=first.end, **ids)]
+    return []
 
 
 def _trajectory_rows(
-    episode: Episode,
-    instruction: str,
-    end: int,
-    whole: bool,
+    trajectory: _Trajectory,
     steps: Sequence[Step],
     frames: FrameTable,
     prompt: Callable[[str, Sequence[str]], str],
-    ids: Mapping[str, str],
+    before: Sequence[str],
 ) -> list[_Row]:
-    """Rows of steps 0..end-1 and, of a whole trajectory, a final `Done`."""
+    """Rows of steps 0..end-1 and, of a whole trajectory, a final `Done`; `before` are actions from before the first."""
+    episode, end = trajectory.episode, trajectory.end
     steps = [step for step in steps if step.step < end]
     if [step.step for step in steps] != list(range(end)):
         raise ArtifactError(f"episode {episode.episode_id} must have the steps 0..{end - 1}, got {len(steps)} of them")
-    actions = [step.action for step in steps]
+    actions = [*before, *(step.action for step in steps)]
 
     def row(index: int, completion: str, source: str) -> _Row:
-        image = frames.image(episode.episode_id, index)
-        return _Row(prompt(instruction, actions[:index]), completion, image, source, episode, instruction, index, **ids)
+        image, told = frames.image(episode.episode_id, index), trajectory.instruction
+        shown = prompt(told, actions[: len(before) + index])
+        return _Row(shown, completion, image, source, episode, told, index, **trajectory.ids)
 
+    source = trajectory.source if trajectory.whole or trajectory.source != "step" else "start"
     rows: list[_Row] = []
     for step in steps:
         action = parse_action(step.action)
         if not step.well_formed or action is None:
             continue
         if action.verb == "Done":
-            return [*rows, row(step.step, "Done", "done")]
+            return [*rows, row(step.step, "Done", "done")] if trajectory.whole else rows
         if not frames.same_picture(episode.episode_id, step.step, step.step + 1):
-            rows.append(row(step.step, step.action, "step" if whole else "start"))
-    return [*rows, row(end, "Done", "done")] if whole else rows
+            rows.append(row(step.step, step.action, source))
+    return [*rows, row(end, "Done", "done")] if trajectory.whole else rows
 
 
 def _own_room(settings: DatasetSettings) -> int:

@@ -38,7 +38,7 @@ __all__ = ["make_actor_dataset", "make_critic_dataset", "read_dataset"]
 
 _MODULES = ("selu.datasets", "selu.prompting", "selu.frames")
 CRITIC_DATASET = Stage(name="critic-dataset", version=3, modules=_MODULES)
-ACTOR_DATASET = Stage(name="actor-dataset", version=2, modules=_MODULES)
+ACTOR_DATASET = Stage(name="actor-dataset", version=3, modules=_MODULES)
 
 
 def read_dataset(store: Store, ref: ArtifactRef, config: Literal["actor", "critic"]) -> datasets.Dataset:
@@ -133,7 +133,8 @@ def make_critic_dataset(
 ) -> Made:
     """The critic's dataset version of a round, out of all shards; `previous` is that of the round before."""
     recipe: dict[str, Json] = {
-        "dataset": dataset.model_dump(mode="json"),
+        # Compositions are the actor's alone.
+        "dataset": dataset.model_dump(mode="json", exclude={"compositions"}),
         "replay": _replay_digest(dataset),
         "prompts": prompts_digest(),
         "style": style,

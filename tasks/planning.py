@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import selu.tasks
-from selu.config import ModelSettings, Settings
+from selu.config import DatasetSettings, ModelSettings, Settings
 from selu.rounds import ROUND_STAGES, Round, StageName, Workspace, finished_rounds
 from selu.store import Store
 from selu.tasks.stages import Stage
@@ -25,9 +25,9 @@ _READS: dict[StageName, tuple[str, ...]] = {
     "frames": ("frames",),
     "self_asking": ("self_asking", "critic"),
     "hindsight": ("hindsight", "critic_finetuning.enabled"),
-    "critic_dataset": ("dataset",),
+    "critic_dataset": tuple(f"dataset.{name}" for name in DatasetSettings.model_fields if name != "compositions"),
     "critic_finetuning": ("critic_finetuning",),
-    "rejudging": ("guard",),
+    "rejudging": ("guard", "dataset.compositions"),
     "actor_finetuning": ("actor_finetuning",),
     "evaluation": ("evaluation",),
 }

@@ -250,6 +250,65 @@ def test_actor_gets_no_malformed_action_and_no_step_that_changed_nothing() -> No
     assert rows == [(0, "MoveAhead"), (3, "Open(Fridge)"), (4, "Done")]
 
 
+def test_actor_is_not_taught_what_came_after_its_own_deed() -> None:
+    episode, steps, frames = make_episode(
+        "a", "open the fridge", ["MoveAhead", "Open(Fridge)", "RotateLeft", "Done"], [10, 11, 20, 21, 21]
+    )
+    *_, verdicts = ask([episode], frames, ScriptedModel(SCRIPT), SelfAskingSettings(), steps=steps)
+    rows = lineage(actor_rows([episode], steps, frames, verdicts, [], NO_REPLAY, seed=0))
+    told = sorted((row.frame_indices[0], row.completion) for row in rows)
+    assert told == [(0, "MoveAhead"), (1, "Open(Fridge)"), (2, "Done")]
+
+
+TOASTER: Script = {
+    (None, ask_prompt("turn on the toaster")): "Is the toaster on? yes",
+    **{
+        (level, text): answer
+        for level in (30, 31, 40)
+        for text, answer in (
+            ("Is the toaster on?", "yes" if level == 40 else "no"),
+            ("Is the toaster off?", "no" if level == 40 else "yes"),
+            ("What is switched on?", "toaster" if level == 40 else "nothing"),
+        )
+    },
+}
+TOASTED = make_episode("t", "turn on the toaster", ["RotateLeft", "ToggleOn(Toaster)"], [30, 31, 40])
+BOTH = "open the fridge and then turn on the toaster"
+PRACTISED = make_episode("u", "open the drawer and then turn on the lamp", ["MoveAhead"], [50, 51])[0]
+
+
+def test_two_trajectories_of_a_scene_make_an_instruction_of_two_steps() -> None:
+    episodes, *rest = rows = _judged([OPENED, TOASTED], {**SCRIPT, **TOASTER})
+    composed = [row for row in lineage(_actor(([*episodes, PRACTISED], *rest), history=4)) if row.instruction == BOTH]
+    told = sorted((row.episode_id, row.frame_indices[0], row.prompt, row.completion) for row in composed)
+    opened = ["MoveAhead", "Open(Fridge)"]
+    assert told == [
+        ("a", 0, act_prompt(BOTH), "MoveAhead"),
+        ("a", 1, act_prompt(BOTH, ["MoveAhead"]), "Open(Fridge)"),
+        # Where the first half ends, the second half begins, as it looks around.
+        ("a", 3, act_prompt(BOTH, opened), "RotateLeft"),
+        ("t", 0, act_prompt(BOTH, opened), "RotateLeft"),
+        ("t", 1, act_prompt(BOTH, [*opened, "RotateLeft"]), "ToggleOn(Toaster)"),
+        ("t", 2, act_prompt(BOTH, [*opened, "RotateLeft", "ToggleOn(Toaster)"]), "Done"),
+    ]
+    assert {row.source for row in composed} == {"composed", "done"}
+    # No row names the judgement of another episode than its own.
+    own = {verdict.verdict_id: verdict.episode_id for verdict in rows[5]}
+    assert all(own[row.verdict_id] == row.episode_id for row in composed)
+
+
+@pytest.mark.parametrize("why", ["switched off", "verbs never paired in practice", "another scene"])
+def test_no_instruction_is_composed(why: str) -> None:
+    toasted = TOASTED if why != "another scene" else (TOASTED[0].model_copy(update={"scene": "Other"}), *TOASTED[1:])
+    episodes, *rest = _judged([OPENED, toasted], {**SCRIPT, **TOASTER})
+    practised = [] if "verbs" in why else [PRACTISED]
+    settings = NO_REPLAY.model_copy(update={"compositions": 0 if why == "switched off" else 2})
+    assert {row.instruction for row in lineage(_actor(([*episodes, *practised], *rest), settings))} == {
+        "open the fridge",
+        "turn on the toaster",
+    }
+
+
 def test_actor_history_is_what_it_had_done_before() -> None:
     prompts = {row.frame_indices[0]: row.prompt for row in lineage(_actor(_judged([OPENED], SCRIPT), history=1))}
     assert prompts[0] == act_prompt("open the fridge")
