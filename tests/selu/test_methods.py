@@ -70,6 +70,7 @@ def test_every_method_is_what_its_name_says() -> None:
         ("unsolvable", "tasks.unsolvable", 0.2),
         ("without_deeds", "self_asking.deeds", False),
         ("without_starts", "hindsight.partial", False),
+        ("without_compositions", "dataset.compositions", 0),
     ):
         assert _changes(name) == {"method": name, key: value}
 
