@@ -19,7 +19,7 @@ __all__ = ["finetune_model"]
 
 FINETUNING = Stage(
     name="finetuning",
-    version=4,
+    version=5,
     modules=("selu.finetuning", "selu.examples", "selu.seen_rows", "selu.models.transformers_engine"),
     on_gpu=True,
 )

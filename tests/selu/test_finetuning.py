@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -19,7 +20,9 @@ from datasets import Dataset, Image, List
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 from safetensors.torch import load_file
+from trl.trainer import utils as _trl_utils
 
+import selu.finetuning
 from selu.config import FinetuningSettings, ModelSettings
 from selu.errors import ConfigError, TerminalError
 from selu.finetuning import CurvePoint, _check_precision, _held_out, _sums, _Trainer, finetune
@@ -83,6 +86,27 @@ def test_rows_collated_once_teach_the_same(
     monkeypatch.setattr("selu.finetuning.Examples.of", lambda *_: None)
     each_time = finetune(base, rows(), settings, seed=1, out=tmp_path / "each")
     assert [point.loss for point in once] == pytest.approx([point.loss for point in each_time], rel=1e-4)
+
+
+def test_scoring_the_completions_alone_teaches_the_same(
+    base: ModelSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = SETTINGS.model_copy(update={"epochs": 2})
+    scored: list[int] = []
+    score = _trl_utils._ChunkedLogProbFunction.apply
+
+    def counting(hidden: torch.Tensor, *more: Any) -> Any:
+        scored.append(len(hidden))
+        return score(hidden, *more)
+
+    monkeypatch.setattr(_trl_utils._ChunkedLogProbFunction, "apply", counting)
+    alone = finetune(base, rows(), settings, seed=1, out=tmp_path / "alone")
+    few = sum(scored)
+    monkeypatch.setattr(selu.finetuning, "_scoring_completions_alone", contextlib.nullcontext)
+    scored.clear()
+    everything = finetune(base, rows(), settings, seed=1, out=tmp_path / "everything")
+    assert [point.loss for point in alone] == pytest.approx([point.loss for point in everything], rel=1e-4)
+    assert few < 0.5 * sum(scored)
 
 
 def test_same_inputs_same_bytes(base: ModelSettings, tmp_path: Path) -> None:
