@@ -557,8 +557,8 @@ def _scoring_completions_alone() -> Iterator[None]:
     """Let TRL's fused loss score on a CPU, too, the tokens of completions alone.
 
     It does so where it has Triton; elsewhere it scores the tokens of prompts as well and throws that away, since numbers
-    that change from step to step make some devices compile anew. A CPU compiles nothing, and of a small model's step that
-    was a sixth.
+    that change from step to step make some devices compile anew. A CPU compiles nothing, and a small model's step takes a
+    tenth less for it (`benchmarks/completions_alone.py`).
     """
     has_triton: Callable[[torch.device], bool] | None = getattr(trl_utils, "_use_triton", None)
     if has_triton is None:
