@@ -311,9 +311,16 @@ def label(
     selu label recordings critic.path=/models/my-vlm critic.adapter=/adapters/critic[/dim]
     """
     settings = _settings(config, overrides)
-    from selu.recorded import list_recorded
+    from selu.recorded import count_unreadable, list_recorded
 
-    list_recorded(folder)  # what cannot be is said before anything starts
+    # What cannot be, and what will teach little, is said before anything starts.
+    unreadable, actions = count_unreadable(list_recorded(folder), settings.world.skill_set)
+    if unreadable:
+        _err.print(
+            f"{unreadable} of {actions} actions are none of world.skill_set={settings.world.skill_set}, so that they are no "
+            "evidence and teach nobody; write them as that grammar does (selu/worlds/README.md) or name a grammar of your own.",
+            style="yellow",
+        )
 
     def start() -> Any:
         from selu.flows.labelling import labelling

@@ -146,6 +146,10 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+VLLM_HIGHEST_RANK = 64
+"""vLLM keeps room for adapters of this rank beforehand."""
+
+
 class WorldSettings(_Section):
     """The world, its camera, and how coarse one action is."""
 
@@ -626,14 +630,12 @@ def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
             f"orchestration.address={settings.orchestration.address} with task_runner=threads: threads are in the run's own "
             "process; set task_runner to dask or ray",
         )
-    if world.local_executable_path is not None:
-        for key in ("commit_id", "platform"):
-            if getattr(world, key) is not None:
-                yield (
-                    ("world.local_executable_path", f"world.{key}"),
-                    f"world.local_executable_path and world.{key} are both set: a local player is started as it is, a "
-                    "build is downloaded; keep one",
-                )
+    if world.local_executable_path is not None and world.commit_id is not None:
+        yield (
+            ("world.local_executable_path", "world.commit_id"),
+            "world.local_executable_path and world.commit_id are both set: a local player is started as it is, a "
+            "build is downloaded; keep one",
+        )
     if world.x_display is not None and world.platform == "CloudRendering":
         yield (
             ("world.x_display", "world.platform"),
@@ -651,6 +653,17 @@ def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
             yield (
                 ("world.name", *(f"world.{key}" for key in named)),
                 f"world.{named[0]} is about AI2-THOR; start VirtualHome yourself and say where in world.server",
+            )
+        # Of these it has its own; one that is given would be stored with the episodes and change nothing.
+        ignored = [
+            key
+            for key in ("quality", "visibility_distance", "grid_size", "rotate_degrees")
+            if getattr(world, key) != WorldSettings.model_fields[key].default
+        ]
+        if ignored:
+            yield (
+                ("world.name", *(f"world.{key}" for key in ignored)),
+                f"world.{ignored[0]}={getattr(world, ignored[0])} is about AI2-THOR, VirtualHome has its own; leave it out",
             )
         if tasks.unsolvable:
             yield (
@@ -710,6 +723,21 @@ def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
                 f"{name}.revision={model.revision}: the embedded model has no other revision; set {name}.path to a "
                 "model on the hub or leave the revision out",
             )
+        if model.engine == "openai":
+            plain: dict[str, Any] = {"quantization": "none", "attention": "auto", "device_map": None}
+            for key, unset in plain.items():
+                if getattr(model, key) != unset:
+                    yield (
+                        (f"{name}.engine", f"{name}.{key}"),
+                        f"{name}.{key}={getattr(model, key)} is about weights on this machine, but {name}.engine=openai asks "
+                        "a server; leave it out and set it there",
+                    )
+        elif model.base_url is not None:
+            yield (
+                (f"{name}.engine", f"{name}.base_url"),
+                f"{name}.base_url={model.base_url} is a server's address, but {name}.engine={model.engine} asks none; set "
+                f"{name}.engine=openai or leave it out",
+            )
         if model.dtype == "float16" and model.device == "cpu":
             yield (
                 (f"{name}.dtype", f"{name}.device"),
@@ -725,6 +753,18 @@ def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
                 (f"{who}.engine", f"{name}.enabled"),
                 f"{who}.engine={model.engine}: weights behind a server cannot be fine-tuned; set {name}.enabled=false, or "
                 f"{who}.path to a folder or hub id with {who}.engine=transformers",
+            )
+        if finetuning.enabled and model.engine == "vllm" and finetuning.rank > VLLM_HIGHEST_RANK:
+            yield (
+                (f"{name}.rank", f"{name.removesuffix('_finetuning')}.engine"),
+                f"{name}.rank={finetuning.rank}: vLLM serves adapters up to rank {VLLM_HIGHEST_RANK}; lower it or use "
+                "engine=transformers",
+            )
+        if finetuning.patience and not finetuning.validation:
+            yield (
+                (f"{name}.patience", f"{name}.validation"),
+                f"{name}.patience={finetuning.patience} with {name}.validation=0: without rows held out nothing tells when "
+                f"to stop; set {name}.validation to a share such as 0.1 or leave patience out",
             )
         if finetuning.batch_size > settings.dataset.max_rows:
             yield (

@@ -7,8 +7,9 @@ One folder an episode, whatever it is called::
         episode.json   {"instruction": "open the fridge", "actions": ["Approach(Fridge)", "Open(Fridge)", "Done"]}
         000.png ... 003.png
 
-with one picture more than actions, in the order of their names: picture t is what was seen before action t, the last
-one what was seen at the end. `scene` may stand beside `instruction`. Nothing else is read, and nothing of it is truth.
+with one picture more than actions, in the order of their names (numbers in them count as numbers, so that 9.png comes
+before 10.png): picture t is what was seen before action t, the last one what was seen at the end. `scene` may stand beside
+`instruction`, and nothing else may. Nothing of it is truth.
 Links are refused: a folder from elsewhere shall not name files of this machine.
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +32,7 @@ from selu.records import Episode, Frame, Relabel, Step, Verdict
 from selu.store import ArtifactRef, Store, read_table
 from selu.worlds.actions import DONE, parse_action
 
-__all__ = ["Label", "Recorded", "labels_of", "list_recorded", "read_recorded"]
+__all__ = ["Label", "Recorded", "count_unreadable", "labels_of", "list_recorded", "read_recorded"]
 
 _DESCRIPTION = "episode.json"
 _PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
@@ -99,7 +101,7 @@ def _described(folder: Path) -> Recorded:
         ) from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
-    pictures = sorted(file for file in folder.iterdir() if file.suffix.lower() in _PICTURES)
+    pictures = sorted((file for file in folder.iterdir() if file.suffix.lower() in _PICTURES), key=_in_natural_order)
     if len(pictures) != len(described.actions) + 1:
         raise ConfigError(
             f"{folder} has {len(pictures)} pictures and {len(described.actions)} actions; expected one picture more than "
@@ -116,6 +118,18 @@ def _described(folder: Path) -> Recorded:
         pictures=tuple(pictures),
         digest=digest.hexdigest(),
     )
+
+
+def _in_natural_order(picture: Path) -> tuple[list[tuple[int, str]], str]:
+    """Text as text, numbers as numbers; what is alike in that goes by its name."""
+    parts = re.split(r"(\d+)", picture.stem)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], picture.name
+
+
+def count_unreadable(recorded: Sequence[Recorded], skill_set: str) -> tuple[int, int]:
+    """How many of the recorded actions are none of `skill_set`, and how many there are."""
+    actions = [action for item in recorded for action in item.actions]
+    return sum(parse_action(action, skill_set) is None for action in actions), len(actions)
 
 
 def read_recorded(recorded: Sequence[Recorded], skill_set: str) -> tuple[list[Episode], list[Step], list[Frame]]:

@@ -239,6 +239,6 @@ def make_actor_dataset(
 def _refuse_nothing(rows: datasets.Dataset, who: Literal["actor", "critic"]) -> None:
     if len(rows) == 0:
         raise NothingToLearn(
-            f"the critic accepted no label that the {who} could learn from; collect more episodes (tasks.episodes) or "
-            "accept answers at a lower confidence (self_asking.confidence, hindsight.confidence)"
+            f"the critic accepted no label that the {who} could learn from; collect more episodes (tasks.episodes, or more "
+            "recordings) or accept answers at a lower confidence (self_asking.confidence, hindsight.confidence)"
         )

@@ -35,6 +35,7 @@ from selu.records import Episode, Frame, OracleEpisode, OracleStep, Record, Step
 from selu.rounds import Workspace
 from selu.store import ArtifactRef, Json, OracleRef, Store, artifact_key, read_table
 from selu.tasks.progress import Meter, interrupted, meter, say
+from selu.worlds.programs import program_digest
 from selu.worlds.registry import source_of
 
 __all__ = [
@@ -183,7 +184,7 @@ def device_type_of(settings: ModelSettings) -> str:
 
 def world_config_of(settings: WorldSettings) -> dict[str, Json]:
     """What of a world's settings shapes its frames; not how long it may take. Of the embedded player that includes the
-    layouts, of a user's own world or grammar the file of its module."""
+    layouts, of a user's own world or grammar the file of its module, of a player of their own its files."""
     config: dict[str, Json] = settings.model_dump(
         mode="json", exclude={"start_timeout", "step_timeout", "restarts", "x_display"}
     )
@@ -191,6 +192,8 @@ def world_config_of(settings: WorldSettings) -> dict[str, Json]:
         if ":" in getattr(settings, setting):
             source = source_of(getattr(settings, setting), f"world.{setting}")
             config[f"{setting}_source"] = hashlib.sha256(source.read_bytes()).hexdigest()
+    if settings.local_executable_path is not None:
+        config["program"] = program_digest(settings.local_executable_path)
     return config | {"layouts": file_digest(LAYOUTS_FILE)}
 
 

@@ -183,7 +183,9 @@ def load_processor(source: ModelSource) -> Any:
         package = next(
             (word for word in ("torchvision", "num2words", "sentencepiece") if word in str(error).lower()), None
         )
-        way_out = f"pip install {package}" if package else "install the package it names"
+        # An extra fits the versions of torch and transformers that are there.
+        extra = 'pip install "selu[video-processors]"' if package in ("torchvision", "num2words") else None
+        way_out = extra or (f"pip install {package}" if package else "install the package it names")
         raise ConfigError(
             f"The processor of the model {source.label!r} needs {package or 'a missing package'}: {way_out} "
             f"({_first_line(error)})"

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from selu.budget import count_tokens
+from selu.config import VLLM_HIGHEST_RANK
 from selu.errors import ConfigError
 from selu.models.base import Prompt, Reply
 from selu.models.first_token import ALTERNATIVES, first_token_scores
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
     from selu.config import ModelSettings
 
 __all__ = ["VllmModel", "load_model", "model_revision"]
-
-_HIGHEST_RANK = 64
-"""vLLM keeps room for adapters of this rank beforehand."""
 
 
 def load_model(settings: ModelSettings, adapter: Path | None = None) -> VllmModel:
@@ -92,8 +90,8 @@ def _check_adapter(path: Path, source: ModelSource) -> str:
     name = check_adapter(path)
     check_adapter_base(path, source)
     rank = json.loads((path / ADAPTER_CONFIG).read_text())["r"]
-    if rank > _HIGHEST_RANK:
-        raise ConfigError(f"The adapter in {path} has rank {rank}; engine=vllm takes at most {_HIGHEST_RANK}.")
+    if rank > VLLM_HIGHEST_RANK:
+        raise ConfigError(f"The adapter in {path} has rank {rank}; engine=vllm takes at most {VLLM_HIGHEST_RANK}.")
     return name
 
 
@@ -131,7 +129,7 @@ def _load(source: ModelSource, dtype: str, quantization: str, spread: bool, gpu_
             dtype=dtype,
             seed=0,
             enable_lora=True,
-            max_lora_rank=_HIGHEST_RANK,
+            max_lora_rank=VLLM_HIGHEST_RANK,
             # The actor's and the critic's.
             max_loras=2,
             enable_prefix_caching=True,

@@ -12,7 +12,6 @@ nothing but the one process that it started. Here its protocol stays, and this d
 
 from __future__ import annotations
 
-import hashlib
 import os
 import select
 import shlex
@@ -34,6 +33,7 @@ from ai2thor.controller import Controller
 from ai2thor.fifo_server import FifoServer
 
 from selu.errors import ConfigError, WorldError
+from selu.worlds.programs import program_digest
 
 if TYPE_CHECKING:
     from selu.worlds.thor import Observation
@@ -115,8 +115,9 @@ class SupervisedController(Controller):  # type: ignore[misc]  # the client has 
         platform = self._build.platform.name()
         if not isinstance(self._build, ExternalBuild):
             return {"commit_id": self._build.commit_id, "platform": platform}
-        program = Path(shutil.which(shlex.split(self._build.executable_path)[0]) or "")
-        identity = {"platform": platform, "sha256": hashlib.sha256(program.read_bytes()).hexdigest()}
+        command = self._build.executable_path
+        identity = {"platform": platform, "sha256": program_digest(command)}
+        program = Path(shutil.which(shlex.split(command)[0]) or "")
         # Unity's own id of a build stands beside its small launcher.
         boot = program.with_name(program.stem + "_Data") / "boot.config"
         if boot.is_file():

@@ -11,7 +11,7 @@ from PIL import Image
 
 from selu.errors import ConfigError
 from selu.frames import decode_picture
-from selu.recorded import list_recorded, read_recorded
+from selu.recorded import count_unreadable, list_recorded, read_recorded
 
 
 def record(folder: Path, instruction: str, actions: list[str], levels: list[int], *, size: int = 8) -> None:
@@ -77,3 +77,17 @@ def test_pictures_are_of_one_size_and_can_be_read(folder: Path) -> None:
     (folder / "c" / "000.png").write_bytes(b"no picture")
     with pytest.raises(ConfigError, match=r"000.png is not a picture that can be read"):
         list_recorded(folder)
+
+
+def test_numbers_in_the_names_of_pictures_count_as_numbers(tmp_path: Path) -> None:
+    episode = tmp_path / "episode"
+    episode.mkdir()
+    (episode / "episode.json").write_text(json.dumps({"instruction": "look", "actions": ["RotateLeft"] * 11}))
+    for number in range(12):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(episode / f"{number}.png")
+    [recorded] = list_recorded(tmp_path)
+    assert [picture.name for picture in recorded.pictures] == [f"{number}.png" for number in range(12)]
+
+
+def test_actions_of_another_grammar_are_counted(folder: Path) -> None:
+    assert count_unreadable(list_recorded(folder), "household") == (1, 3), "'walk about'"
