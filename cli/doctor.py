@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -18,11 +20,12 @@ import numpy as np
 from selu.config import ModelSettings, Settings
 from selu.errors import ConfigError, SeluError, WorldError
 from selu.rounds import Workspace, finished_rounds
+from selu.worlds.registry import imported
 
 if TYPE_CHECKING:
     from selu.worlds.base import Frame
 
-__all__ = ["Finding", "examine"]
+__all__ = ["Finding", "examine", "grammar_of"]
 
 _PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "prefect", "duckdb", "pyarrow", "ai2thor", "gymnasium")
 # A round of the default settings leaves about 300 MB; adapters of large models are far larger.
@@ -54,20 +57,57 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _prefect(settings)
     yield from _screen(settings)
     frames: list[Frame] = []
-    yield _tried("world", lambda: _world(settings, frames))
+    yield _tried("world", lambda: _world(settings, frames), _mend_world(settings))
     looked_at = frames[-1] if frames else np.full((settings.world.height, settings.world.width, 3), 127, dtype=np.uint8)
     if settings.actor == settings.critic:
-        yield _tried("model of actor and critic", lambda: _model(settings.actor, looked_at))
+        mend = _mend_model("actor", settings.actor)
+        yield _tried("model of actor and critic", lambda: _model(settings.actor, looked_at), mend)
         return
-    yield _tried("actor's model", lambda: _model(settings.actor, looked_at))
-    yield _tried("critic's model", lambda: _model(settings.critic, looked_at))
+    for who, model in (("actor", settings.actor), ("critic", settings.critic)):
+        yield _tried(f"{who}'s model", partial(_model, model, looked_at), _mend_model(who, model))
 
 
-def _tried(what: str, look: Callable[[], str]) -> Finding:
+def grammar_of(world: str) -> str | None:
+    """The skill set that a world (of :class:`~selu.config.WorldSettings`) knows; None if it does not say.
+
+    Raises:
+        ConfigError: a world of a user's own cannot be imported.
+    """
+    if ":" in world:
+        told = getattr(imported(world, "world.name"), "skill_set", None)
+        return told if isinstance(told, str) else None
+    return "virtualhome" if world == "virtualhome" else None
+
+
+def _tried(what: str, look: Callable[[], str], mend: str) -> Finding:
     try:
         return Finding(what, "ok", look())
     except SeluError as error:
-        return Finding(what, "bad", str(error))
+        # That is what is being done.
+        return Finding(
+            what, "bad", str(error).replace("Run `selu doctor` to see what is missing, or read", "Read"), mend
+        )
+    except Exception as error:  # a world or a model of a user's own may raise anything
+        return Finding(what, "bad", f"{type(error).__name__}: {error}", mend)
+
+
+def _mend_world(settings: Settings) -> str:
+    world = settings.world
+    if ":" in world.name:
+        return f"selu.testing.check_world({world.name.partition(':')[2]}) says where it breaks its contract"
+    if world.embedded:
+        return "pip install --force-reinstall selu brings the embedded player again"
+    if world.local_executable_path is not None:
+        return f"run it by hand to see what it prints: {world.local_executable_path}"
+    if world.server is not None:
+        return f"start VirtualHome so that it listens at {world.server}"
+    return "leave world.commit_id, world.platform and world.x_display out to use the embedded player"
+
+
+def _mend_model(who: str, model: ModelSettings) -> str:
+    if model.engine == "openai":
+        return f"start the server that {who}.base_url names, or set {who}.engine=transformers"
+    return f"{who}.path=embedded, or the folder of a model that was saved with its processor"
 
 
 # The machine -----------------------------------------------------------------------------------------------------------
@@ -98,7 +138,10 @@ def _memory() -> Finding:
 
 
 def _gpu(settings: Settings) -> Finding:
-    import torch
+    try:
+        import torch
+    except ImportError as error:
+        return Finding("GPU", "bad", f"torch cannot be imported ({error})", "pip install torch")
 
     wanted = [model.device for model in (settings.actor, settings.critic) if model.device not in ("cpu", "auto")]
     if torch.cuda.is_available():
@@ -173,12 +216,7 @@ def _screen(settings: Settings) -> Iterator[Finding]:
         yield Finding("display and Vulkan", "ok", "not needed: the embedded player computes its pictures on the CPU")
         return
     if world.platform == "CloudRendering":
-        if shutil.which("vulkaninfo"):
-            yield Finding("Vulkan", "ok", "vulkaninfo is there")
-        else:
-            yield Finding(
-                "Vulkan", "bad", "CloudRendering needs Vulkan, vulkaninfo is missing", "apt-get install vulkan-tools"
-            )
+        yield _vulkan()
     elif world.local_executable_path is None and not (world.x_display or os.environ.get("DISPLAY")):
         yield Finding(
             "display",
@@ -190,6 +228,25 @@ def _screen(settings: Settings) -> Iterator[Finding]:
         yield Finding("display", "ok", world.x_display or os.environ.get("DISPLAY") or "the player's own matter")
 
 
+def _vulkan() -> Finding:
+    program = shutil.which("vulkaninfo")
+    if program is None:
+        text = "CloudRendering needs Vulkan, vulkaninfo is missing"
+        return Finding("Vulkan", "bad", text, "apt-get install vulkan-tools")
+    try:
+        asked = subprocess.run([program, "--summary"], check=False, capture_output=True, text=True, timeout=20.0)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Finding("Vulkan", "bad", f"vulkaninfo cannot tell: {error}", "install the GPU's driver with Vulkan")
+    if asked.returncode:
+        said = (asked.stderr.strip() or asked.stdout.strip() or "nothing").splitlines()[-1]
+        text = f"vulkaninfo found no device that draws; it said: {said}"
+        return Finding(
+            "Vulkan", "bad", text, "install the GPU's driver with Vulkan, e.g. apt-get install libnvidia-gl-550"
+        )
+    devices = [line.partition("=")[2].strip() for line in asked.stdout.splitlines() if "deviceName" in line]
+    return Finding("Vulkan", "ok", ", ".join(devices) or "vulkaninfo answers")
+
+
 # The world and the models ------------------------------------------------------------------------------------------------
 
 
@@ -198,6 +255,7 @@ def _world(settings: Settings, frames: list[Frame]) -> str:
     from selu.frames import encode_picture
     from selu.records import Setup, Task
     from selu.rollout import shared_pool
+    from selu.worlds.actions import DONE, SKILL_SETS
     from selu.worlds.planner import random_action
     from selu.worlds.tasks import scenes_of
 
@@ -214,15 +272,17 @@ def _world(settings: Settings, frames: list[Frame]) -> str:
         frame, _ = world.reset(seed=settings.seed, options={"task": task})
         frames.append(frame)
         rng = np.random.default_rng(settings.seed)
+        # Each movement once, since a player may stall on one alone; then any actions.
+        actions = [*SKILL_SETS[world.skill_set].verbs_alone]
+        actions += [random_action(rng, world.skill_set) for _ in range(_STEPS)]
+        actions = [text for text in actions if text != DONE]
         begun = time.perf_counter()
-        for _ in range(_STEPS):
-            text = random_action(rng, world.skill_set)
-            if text != "Done":
-                frame, _, terminated, truncated, _ = world.step(text)
-                frames.append(frame)
-                if terminated or truncated:
-                    world.reset(seed=settings.seed, options={"task": task})
-        rate = _STEPS / (time.perf_counter() - begun)
+        for text in actions:
+            frame, _, terminated, truncated, _ = world.step(text)
+            frames.append(frame)
+            if terminated or truncated:
+                world.reset(seed=settings.seed, options={"task": task})
+        rate = len(actions) / (time.perf_counter() - begun)
     shown = max(frames, key=_colours)
     frames.append(shown)
     if _colours(shown) < 3:
@@ -259,7 +319,8 @@ def _model(model: ModelSettings, frame: Frame) -> str:
     if not np.isfinite(scores).all():
         raise ConfigError(f"{model.path} answers with numbers that are none; try dtype=float32")
     answered = time.perf_counter()
+    where = f"at {model.base_url}" if model.engine == "openai" else f"{model.dtype} on {model.device}"
     return (
-        f"{model.path}, revision {loaded.revision[:12]}, {model.dtype} on {model.device}: loaded in {ready - begun:.1f} s, "
+        f"{model.path}, revision {loaded.revision[:12]}, {where}: loaded in {ready - begun:.1f} s, "
         f"asked what is in view it wrote {reply.text!r} in {answered - ready:.1f} s"
     )

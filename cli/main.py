@@ -258,7 +258,7 @@ def compare(
 
     The first seed of every method comes first, then the second; tables and plots are drawn again after each run. A run
     that was stopped goes on where it stopped, and stages that methods share are made once. With the default numbers this
-    takes about ten hours on two CPU cores.
+    takes about thirteen hours on two CPU cores.
 
     [dim]selu compare
     selu compare --methods selu,lmsi,self_consistency --seeds 3 --rounds 4
@@ -588,11 +588,22 @@ def doctor(
     selu doctor --model HuggingFaceTB/SmolVLM-256M-Instruct actor.device=cuda critic.device=cuda
     selu doctor --world thor world.local_executable_path="python my_player.py"[/dim]
     """
-    from selu.cli.doctor import examine
+    from selu.cli.doctor import Finding, examine, grammar_of
+    from selu.errors import ConfigError
 
     more = [] if model is None else [f"actor.path={model}", f"critic.path={model}"]
-    more += [] if world is None else [f"world.name={world}"]
-    settings = _settings(config, overrides, *more)
+    try:
+        if world is not None:
+            more.append(f"world.name={world}")
+            grammar = grammar_of(world)
+            if grammar is not None and not any(text.startswith("world.skill_set=") for text in overrides or ()):
+                more.append(f"world.skill_set={grammar}")
+        settings = _settings(config, overrides, *more)
+    except ConfigError as error:
+        if as_json:
+            print(json.dumps([Finding("settings", "bad", str(error))._asdict()], indent=2))
+            raise typer.Exit(2) from None
+        raise
     findings = []
     marks = {"ok": "[green]ok[/green]  ", "note": "[yellow]note[/yellow]", "bad": "[red]bad[/red] "}
     for finding in examine(settings):

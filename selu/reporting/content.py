@@ -135,7 +135,7 @@ def gather(store: Store, finished: Round) -> Report:
         prompts_digest=prompts_digest(),
         prompts_changed=_prompts_changed(store, finished),
         embedded_model=settings.actor.path == settings.critic.path == "embedded",
-        embedded_world=settings.world.embedded,
+        stand_in=settings.world.name if settings.world.embedded and ":" not in settings.world.name else None,
     )
 
 

@@ -313,7 +313,8 @@ class Report:
     prompts: tuple[tuple[str, str], ...]
     prompts_digest: str
     prompts_changed: bool
-    embedded_world: bool
+    stand_in: str | None
+    """The simulator whose place an embedded player took, thor or virtualhome; None if none did."""
     embedded_model: bool
 
     @property

@@ -8,20 +8,25 @@ from pathlib import Path
 import pytest
 
 import selu.models
-from selu.config import Settings
+from selu.config import Settings, load_settings
 from selu.evaluation import MetricRow
 from selu.flows.learning_round import learning_round
+from selu.reporting import report_path
 from selu.rounds import ROUND_STAGES, Workspace
 from selu.store import read_table
 from tests.dummy_world import SeeingModel, small_settings
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 
-def _probes(settings: Settings) -> set[str]:
-    """Probe sets that a round's figures are about."""
+
+def _round(settings: Settings) -> tuple[set[str], str]:
+    """Probe sets that a round's figures are about, and its report."""
     made = learning_round(settings)
     assert [stage.name for stage in made.stages] == list(ROUND_STAGES)
-    store = Workspace.of(settings).store()
-    return {row.probe for ref in made.metrics for row in read_table(store.path(ref) / "metrics.parquet", MetricRow)}
+    workspace = Workspace.of(settings)
+    store = workspace.store()
+    rows = [row for ref in made.metrics for row in read_table(store.path(ref) / "metrics.parquet", MetricRow)]
+    return {row.probe for row in rows}, report_path(made, workspace.reports).read_text(encoding="utf-8")
 
 
 @pytest.fixture(autouse=True)
@@ -33,16 +38,22 @@ def _no_real_models(prefect_server: None, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.skipif(find_spec("virtualhome") is None, reason="pip install --no-deps virtualhome==2.3.0")
-def test_a_round_in_virtualhome(tmp_path: Path, small_model: Path) -> None:
-    settings = small_settings(
-        tmp_path,
-        small_model,
-        world={"name": "virtualhome", "skill_set": "virtualhome"},
-        tasks={"episodes": 8, "kinds": ["open", "pick_up", "sit", "close", "toggle_on", "toggle_off"]},
-        critic_finetuning={"enabled": False},
-        actor_finetuning={"enabled": False},
-    )
-    assert {"A", "B"} <= _probes(settings)
+def test_a_round_in_virtualhome_by_its_config(tmp_path: Path, small_model: Path) -> None:
+    small = f"""
+        data_dir={tmp_path} report_to=[] tasks.episodes=8 rollout.shard_size=5 rollout.players=2 dataset.replay=0
+        actor.path={small_model} critic.path={small_model} actor.prompts=brief critic.prompts=brief
+        critic_finetuning.max_steps=1 critic_finetuning.batch_size=2 critic_finetuning.threads=1
+        actor_finetuning.max_steps=1 actor_finetuning.batch_size=2 actor_finetuning.threads=1
+        evaluation.actor_episodes_a=6 evaluation.actor_episodes_b=4 evaluation.critic_episodes_a=6
+        evaluation.critic_episodes_b=4 evaluation.general_questions=0 evaluation.bootstrap=100
+    """
+    settings = load_settings(CONFIGS / "virtualhome.yaml", small.split())
+    probes, report = _round(settings)
+    assert {"A", "B"} <= probes
+    assert "these are not VirtualHome results" in report
+    assert "AI2-THOR's scenes" not in report
+    assert "grab the" in report
+    assert report.count("data:image/") > settings.tasks.episodes, "film strips of its episodes"
 
 
 def test_a_round_in_a_world_of_ones_own_has_no_probes(tmp_path: Path, small_model: Path) -> None:
@@ -62,4 +73,7 @@ def test_a_round_in_a_world_of_ones_own_has_no_probes(tmp_path: Path, small_mode
         critic_finetuning={"enabled": False},
         actor_finetuning={"enabled": False},
     )
-    assert not {"A", "B"} & _probes(settings)
+    probes, report = _round(settings)
+    assert not {"A", "B"} & probes
+    assert "Figures belong to the player, model and settings above" in report
+    assert "AI2-THOR's scenes" not in report
