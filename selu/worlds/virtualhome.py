@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import gymnasium
@@ -78,11 +79,21 @@ _STATES = {"isOpen": ("OPEN", "CLOSED"), "isToggled": ("ON", "OFF")}
 # --- the client -------------------------------------------------------------------------------------------------------
 
 
-class _Client:
-    """VirtualHome's own client, each of its errors a WorldError in one sentence."""
+_Player = subprocess.Popen[str]
+_Started = tuple[Any, _Player]
+"""VirtualHome's client, and the player that was started for it."""
 
-    def __init__(self, communication: Any, player: subprocess.Popen[str] | None = None) -> None:
-        self._communication, self._player = communication, player
+
+class _Client:
+    """VirtualHome's own client, each of its errors a WorldError in one sentence.
+
+    A player that was started for it, which `start` does, is ended when it is lost, and started again by :meth:`revive`.
+    """
+
+    def __init__(
+        self, communication: Any, player: _Player | None = None, start: Callable[[], _Started] | None = None
+    ) -> None:
+        self._communication, self._player, self._start = communication, player, start
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._communication, name)
@@ -91,6 +102,8 @@ class _Client:
             try:
                 return method(*arguments, **named)
             except Exception as error:
+                if self._player is not None:
+                    self._player.kill()  # it may live on and not answer
                 # Its own exceptions have a message and no text.
                 text = vars(error).get("message") or f"{type(error).__name__}: {error}"
                 raise WorldError(
@@ -98,6 +111,12 @@ class _Client:
                 ) from error
 
         return call
+
+    def revive(self) -> None:
+        """Start the player anew if it was lost. Somebody else's simulator is let be."""
+        if self._player is not None and self._start is not None and self._player.poll() is not None:
+            stop(self._player)
+            self._communication, self._player = self._start()
 
     def close(self) -> None:
         if self._player is not None:
@@ -113,29 +132,42 @@ def start_virtualhome(settings: WorldSettings) -> VirtualHomeWorld:
         WorldError: nobody answers within ``settings.start_timeout`` seconds.
     """
     communication = wheel_module("unity_simulator.comm_unity").UnityCommunication
-    player = None
+
+    def start() -> _Started:
+        player, port = _start_player(settings)
+        return communication(url="127.0.0.1", port=port, timeout_wait=settings.step_timeout), player
+
     if settings.server is not None:
         host, _, port = settings.server.rpartition(":")
+        client = _Client(communication(url=host, port=port, timeout_wait=settings.step_timeout))
+        where, player = settings.server, None
     else:
-        player, port = _start_player(settings)
-        host = "127.0.0.1"
         os.environ.setdefault("NO_PROXY", "127.0.0.1,localhost")  # its client asks a proxy even for loopback
-    client = _Client(communication(url=host, port=port, timeout_wait=settings.step_timeout), player)
+        told, player = start()
+        client, where = _Client(told, player, start), "127.0.0.1"
     deadline = time.monotonic() + settings.start_timeout
     while True:
         try:
             # Its own check_connection waits for ever.
             client.post_command({"id": "0", "action": "idle"})
-            return VirtualHomeWorld(client, settings)
+            world = VirtualHomeWorld(client, settings)
+            if settings.server is not None:
+                world.metadata = {**world.metadata, "simulator": _description(settings.server)}
+            return world
         except WorldError as error:
             dead = player is not None and player.poll() is not None
             if dead or time.monotonic() > deadline:
                 client.close()
                 raise WorldError(
-                    f"No VirtualHome simulator answers at {host}:{port} after {settings.start_timeout:g} s ({error}). "
+                    f"No VirtualHome simulator answers at {where} after {settings.start_timeout:g} s ({error}). "
                     "Start one, or leave world.server unset for the embedded player."
                 ) from error
             time.sleep(_POLL)
+
+
+def _description(server: str) -> dict[str, str]:
+    """What can be told of somebody else's simulator, to be stored with its episodes: its protocol has no word for more."""
+    return {"client": f"virtualhome {version('virtualhome')}", "server": server}
 
 
 def _start_player(settings: WorldSettings) -> tuple[subprocess.Popen[str], str]:
@@ -205,6 +237,8 @@ class VirtualHomeWorld(World):
         if options is None or not isinstance(options.get("task"), Task):
             raise ConfigError("reset needs options={'task': Task}: a task says in which scene and how to start.")
         self._task = task = options["task"]
+        if isinstance(self.client, _Client):
+            self.client.revive()
         number = task.scene.removeprefix("Home")
         if not number.isdecimal():
             raise ConfigError(f"VirtualHome has no scene {task.scene}; its scenes are Home0, Home1, ...")

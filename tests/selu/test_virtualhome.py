@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -223,6 +225,33 @@ def test_a_player_that_is_gone_is_a_world_error(monkeypatch: pytest.MonkeyPatch)
     made.close()
     with pytest.raises(WorldError, match="simulator was lost"):
         made.step("Walk(Fridge)")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_an_episode_whose_player_is_lost_is_played_again_and_recorded_once(
+    world: Any, tasks: list[Task], how: signal.Signals
+) -> None:
+    class Losing(PlannerPolicy):
+        """Loses the player in the middle of an episode, once."""
+
+        lost = False
+
+        def act(self, situations: Any) -> Any:
+            if len(situations[0].history) == 1 and not self.lost:
+                self.lost = True
+                os.kill(alone.client._player.pid, how)
+            return super().act(situations)
+
+    undisturbed = roll_out(tasks[:1], [0], PlannerPolicy(), [world])
+    alone: Any = make_world(SETTINGS.model_copy(update={"step_timeout": 3.0}))
+    try:
+        first = alone.client._player.pid
+        disturbed = roll_out(tasks[:1], [0], Losing(), [alone], restarts=1)
+        assert alone.client._player.pid != first
+    finally:
+        alone.close()
+    assert disturbed.frames == undisturbed.frames
+    assert disturbed.steps == undisturbed.steps
 
 
 def test_a_simulator_that_nobody_started_is_one_sentence() -> None:
