@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -20,10 +21,9 @@ import numpy as np
 from selu.config import ModelSettings, Settings
 from selu.errors import ConfigError, SeluError, WorldError
 from selu.rounds import Workspace, finished_rounds
-from selu.worlds.registry import imported
 
 if TYPE_CHECKING:
-    from selu.worlds.base import Frame
+    from selu.worlds.base import Frame, World
 
 __all__ = ["Finding", "examine", "grammar_of"]
 
@@ -31,7 +31,8 @@ _PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "prefect", "duc
 # A round of the default settings leaves about 300 MB; adapters of large models are far larger.
 _DISK_BYTES = 2 * 1024**3
 _MEMORY_BYTES = 3 * 1024**3
-_STEPS = 12
+_VULKAN_SECONDS = 10.0
+_PLAYER_LOG = Path("~/.ai2thor/log/unity.log")
 
 
 class Finding(NamedTuple):
@@ -57,14 +58,14 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _prefect(settings)
     yield from _screen(settings)
     frames: list[Frame] = []
-    yield _tried("world", lambda: _world(settings, frames), _mend_world(settings))
+    yield _tried_world(settings, frames)
     looked_at = frames[-1] if frames else np.full((settings.world.height, settings.world.width, 3), 127, dtype=np.uint8)
     if settings.actor == settings.critic:
-        mend = _mend_model("actor", settings.actor)
+        mend = _mend_model(("actor", "critic"), settings.actor)
         yield _tried("model of actor and critic", lambda: _model(settings.actor, looked_at), mend)
         return
     for who, model in (("actor", settings.actor), ("critic", settings.critic)):
-        yield _tried(f"{who}'s model", partial(_model, model, looked_at), _mend_model(who, model))
+        yield _tried(f"{who}'s model", partial(_model, model, looked_at), _mend_model((who,), model))
 
 
 def grammar_of(world: str) -> str | None:
@@ -73,41 +74,76 @@ def grammar_of(world: str) -> str | None:
     Raises:
         ConfigError: a world of a user's own cannot be imported.
     """
-    if ":" in world:
-        told = getattr(imported(world, "world.name"), "skill_set", None)
-        return told if isinstance(told, str) else None
-    return "virtualhome" if world == "virtualhome" else None
+    # Imported here, so that a missing package is a finding.
+    from selu.worlds.base import World
+    from selu.worlds.registry import imported
+
+    if ":" not in world:
+        return "virtualhome" if world == "virtualhome" else None
+    made = imported(world, "world.name")
+    if not (isinstance(made, type) and issubclass(made, World)):
+        return None
+    # What stands in World itself is a default, and no word about this one.
+    own = made.__mro__[: made.__mro__.index(World)]
+    told = next((vars(part)["skill_set"] for part in own if "skill_set" in vars(part)), None)
+    return told if isinstance(told, str) else None
 
 
 def _tried(what: str, look: Callable[[], str], mend: str) -> Finding:
     try:
         return Finding(what, "ok", look())
     except SeluError as error:
-        # That is what is being done.
-        return Finding(
-            what, "bad", str(error).replace("Run `selu doctor` to see what is missing, or read", "Read"), mend
-        )
+        return Finding(what, "bad", str(error), mend)
     except Exception as error:  # a world or a model of a user's own may raise anything
         return Finding(what, "bad", f"{type(error).__name__}: {error}", mend)
+
+
+def _tried_world(settings: Settings, frames: list[Frame]) -> Finding:
+    log = _PLAYER_LOG.expanduser()
+    before = log.stat().st_size if log.is_file() else 0
+    finding = _tried("world", lambda: _world(settings, frames), _mend_world(settings))
+    if finding.state == "ok" or settings.world.name != "thor":
+        return finding
+    # Its errors send to the doctor, where the reader is already, and to the log, which is read for him.
+    text = finding.text.partition(" Run `selu doctor`")[0]
+    printed = _lines_after(log, before)
+    return finding._replace(text=f"{text} Last line of {_PLAYER_LOG}: {printed[-1]}" if printed else text)
+
+
+def _lines_after(log: Path, start: int) -> list[str]:
+    """The lines, without empty ones, that were written to a log since it had ``start`` bytes."""
+    if not log.is_file():
+        return []
+    with log.open("rb") as file:
+        file.seek(start)
+        return [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
 
 
 def _mend_world(settings: Settings) -> str:
     world = settings.world
     if ":" in world.name:
-        return f"selu.testing.check_world({world.name.partition(':')[2]}) says where it breaks its contract"
-    if world.embedded:
-        return "pip install --force-reinstall selu brings the embedded player again"
-    if world.local_executable_path is not None:
-        return f"run it by hand to see what it prints: {world.local_executable_path}"
+        return f"run selu.testing.check_world on {world.name}; it says where it breaks the contract"
     if world.server is not None:
-        return f"start VirtualHome so that it listens at {world.server}"
-    return "leave world.commit_id, world.platform and world.x_display out to use the embedded player"
+        return f"start VirtualHome so that it listens at {world.server}, or world.server= for the embedded player"
+    if world.embedded:
+        return "world.start_timeout=300 world.step_timeout=120 on a slow machine, else install this project again"
+    if world.local_executable_path is not None:
+        return (
+            f"run {world.local_executable_path} by hand to see what it prints, or world.local_executable_path= for the "
+            "embedded player"
+        )
+    return "world.commit_id= world.platform= world.x_display= for the embedded player"
 
 
-def _mend_model(who: str, model: ModelSettings) -> str:
+def _mend_model(who: tuple[str, ...], model: ModelSettings) -> str:
+    def each(setting: str) -> str:
+        return " ".join(f"{name}.{setting}" for name in who)
+
     if model.engine == "openai":
-        return f"start the server that {who}.base_url names, or set {who}.engine=transformers"
-    return f"{who}.path=embedded, or the folder of a model that was saved with its processor"
+        return f"start the server at {model.base_url}, or {each('base_url=ADDRESS')} {each('path=NAME')} of another"
+    if model.path == "embedded":
+        return f"{each('device=cpu')} {each('engine=transformers')} {each('adapter=')}, with which it runs anywhere"
+    return f"{each('path=embedded')}, or the folder of a model that was saved with its processor"
 
 
 # The machine -----------------------------------------------------------------------------------------------------------
@@ -140,7 +176,7 @@ def _memory() -> Finding:
 def _gpu(settings: Settings) -> Finding:
     try:
         import torch
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: a library that it links to is missing
         return Finding("GPU", "bad", f"torch cannot be imported ({error})", "pip install torch")
 
     wanted = [model.device for model in (settings.actor, settings.critic) if model.device not in ("cpu", "auto")]
@@ -234,7 +270,9 @@ def _vulkan() -> Finding:
         text = "CloudRendering needs Vulkan, vulkaninfo is missing"
         return Finding("Vulkan", "bad", text, "apt-get install vulkan-tools")
     try:
-        asked = subprocess.run([program, "--summary"], check=False, capture_output=True, text=True, timeout=20.0)
+        asked = subprocess.run(
+            [program, "--summary"], check=False, capture_output=True, text=True, timeout=_VULKAN_SECONDS
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return Finding("Vulkan", "bad", f"vulkaninfo cannot tell: {error}", "install the GPU's driver with Vulkan")
     if asked.returncode:
@@ -256,7 +294,6 @@ def _world(settings: Settings, frames: list[Frame]) -> str:
     from selu.records import Setup, Task
     from selu.rollout import shared_pool
     from selu.worlds.actions import DONE, SKILL_SETS
-    from selu.worlds.planner import random_action
     from selu.worlds.tasks import scenes_of
 
     started = time.perf_counter()
@@ -272,17 +309,19 @@ def _world(settings: Settings, frames: list[Frame]) -> str:
         frame, _ = world.reset(seed=settings.seed, options={"task": task})
         frames.append(frame)
         rng = np.random.default_rng(settings.seed)
-        # Each movement once, since a player may stall on one alone; then any actions.
-        actions = [*SKILL_SETS[world.skill_set].verbs_alone]
-        actions += [random_action(rng, world.skill_set) for _ in range(_STEPS)]
-        actions = [text for text in actions if text != DONE]
-        begun = time.perf_counter()
-        for text in actions:
+        # Each verb once, since a player may stall on one alone; Done comes last of those that need no object.
+        grammar = SKILL_SETS[world.skill_set]
+        verbs = [*sorted(grammar.verbs_alone, key=lambda verb: verb == DONE), *grammar.verbs_with_object]
+        spent = 0.0
+        for verb in verbs:
+            text = verb if verb in grammar.verbs_alone else f"{verb}({rng.choice(_types_in_view(world))})"
+            begun = time.perf_counter()
             frame, _, terminated, truncated, _ = world.step(text)
+            spent += time.perf_counter() - begun
             frames.append(frame)
             if terminated or truncated:
                 world.reset(seed=settings.seed, options={"task": task})
-        rate = len(actions) / (time.perf_counter() - begun)
+        rate = len(verbs) / spent
     shown = max(frames, key=_colours)
     frames.append(shown)
     if _colours(shown) < 3:
@@ -299,6 +338,16 @@ def _world(settings: Settings, frames: list[Frame]) -> str:
         f"{settings.world.name} is up after {up - started:.1f} s and makes {rate:.0f} steps/s in one player; frames of "
         f"{shown.shape[1]}x{shown.shape[0]} with up to {_colours(shown)} colours{saved}"
     )
+
+
+def _types_in_view(world: World) -> list[str]:
+    """Types of the objects in view; where none is, or the world does not tell, those of all that it or anybody knows."""
+    from selu.worlds.vocabulary import NAMES
+
+    truth = world.candidates()
+    there = {o["objectId"]: o["objectType"] for o in truth.get("metadata", {}).get("objects", ())}
+    in_view = {there[name] for name in truth.get("areas", ()) if name in there}
+    return sorted(in_view or there.values() or NAMES)
 
 
 def _colours(frame: Frame) -> int:

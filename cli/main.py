@@ -592,13 +592,12 @@ def doctor(
     from selu.errors import ConfigError
 
     more = [] if model is None else [f"actor.path={model}", f"critic.path={model}"]
+    more += [] if world is None else [f"world.name={world}"]
     try:
-        if world is not None:
-            more.append(f"world.name={world}")
-            grammar = grammar_of(world)
-            if grammar is not None and not any(text.startswith("world.skill_set=") for text in overrides or ()):
-                more.append(f"world.skill_set={grammar}")
-        settings = _settings(config, overrides, *more)
+        grammar = None if world is None else grammar_of(world)
+        # Before the user's own settings, so that a grammar among them counts.
+        told = [] if grammar is None else [f"world.skill_set={grammar}"]
+        settings = _settings(config, [*told, *(overrides or [])], *more)
     except ConfigError as error:
         if as_json:
             print(json.dumps([Finding("settings", "bad", str(error))._asdict()], indent=2))

@@ -16,7 +16,6 @@ import selu.cli.doctor
 from selu.cli.doctor import Finding, examine, grammar_of
 from selu.cli.main import app
 from selu.config import Settings, validate_settings
-from selu.errors import ConfigError
 from selu.worlds import World
 from selu.worlds.actions import GRAMMAR
 from tests.dummy_world import DummyWorld, small_settings
