@@ -120,11 +120,15 @@ def _lines_after(log: Path, start: int) -> list[str]:
 
 
 def _mend_world(settings: Settings) -> str:
+    from selu.player.virtualhome_wheel import INSTALL
+
     world = settings.world
     if ":" in world.name:
         return f"run selu.testing.check_world on {world.name}; it says where it breaks the contract"
     if world.server is not None:
         return f"start VirtualHome so that it listens at {world.server}, or world.server= for the embedded player"
+    if world.name == "virtualhome":
+        return f"{INSTALL}, or world.start_timeout=300 world.step_timeout=120 on a slow machine"
     if world.embedded:
         return "world.start_timeout=300 world.step_timeout=120 on a slow machine, else install this project again"
     if world.local_executable_path is not None:

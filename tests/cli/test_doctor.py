@@ -200,6 +200,7 @@ def test_what_older_runs_printed_is_not_said(
             "world",
             "listens at 127.0.0.1:1, or world.server= ",
         ),
+        ({"world": {"start_timeout": 0.001}}, "world", "pip install --no-deps virtualhome"),
         ({"actor": {"path": "no/model"}}, "actor's model", "actor.path=embedded"),
         ({"critic": {"path": "no/model"}}, "critic's model", "critic.path=embedded"),
         ({"actor": {"path": "no/m"}, "critic": {"path": "no/m"}}, "model of actor and critic", "critic.path=embedded"),
