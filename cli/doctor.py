@@ -76,7 +76,7 @@ def grammar_of(world: str) -> str | None:
     """
     # Imported here, so that a missing package is a finding.
     from selu.worlds.base import World
-    from selu.worlds.registry import imported
+    from selu.worlds.own import imported
 
     if ":" not in world:
         return "virtualhome" if world == "virtualhome" else None

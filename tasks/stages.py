@@ -35,8 +35,8 @@ from selu.records import Episode, Frame, OracleEpisode, OracleStep, Record, Step
 from selu.rounds import Workspace
 from selu.store import ArtifactRef, Json, OracleRef, Store, artifact_key, read_table
 from selu.tasks.progress import Meter, interrupted, meter, say
+from selu.worlds.own import source_of
 from selu.worlds.programs import program_digest
-from selu.worlds.registry import source_of
 
 __all__ = [
     "Made",

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 from selu.errors import ConfigError
+from selu.worlds.own import imported
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,6 @@ class _SkillSets(dict[str, Grammar]):
     """Grammars by name; one of a user's own, ``package.module:GRAMMAR``, is imported when it is first looked up."""
 
     def __missing__(self, name: str) -> Grammar:
-        from selu.worlds.registry import imported
-
         if ":" not in name:
             raise ConfigError(f"there is no skill set {name!r}; known ones are {', '.join(self)}")
         grammar = imported(name, "world.skill_set")

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from pathlib import Path
-from typing import Any
-
 from selu.config import WorldSettings
 from selu.errors import ConfigError
 from selu.worlds.base import World
+from selu.worlds.own import imported
 
 
 def make_world(settings: WorldSettings) -> World:
@@ -49,24 +45,3 @@ def _own_world(settings: WorldSettings) -> World:
             f"{world.skill_set}"
         )
     return world
-
-
-def imported(reference: str, setting: str) -> Any:
-    """What ``package.module:Name`` names; ``setting`` is where the user wrote it. Raises ConfigError."""
-    module_name, _, name = reference.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise ConfigError(
-            f"{setting}={reference}: {module_name} cannot be imported ({type(error).__name__}: {error}); install the "
-            "package that holds it, or name its folder in PYTHONPATH"
-        ) from error
-    if name not in vars(module):
-        raise ConfigError(f"{setting}={reference}: {module_name} has no {name}")
-    return vars(module)[name]
-
-
-def source_of(reference: str, setting: str) -> Path:
-    """The file of the module that ``package.module:Name`` names. Raises ConfigError."""
-    imported(reference, setting)
-    return Path(str(sys.modules[reference.partition(":")[0]].__file__))
