@@ -103,7 +103,9 @@ class _Client:
                 return method(*arguments, **named)
             except Exception as error:
                 if self._player is not None:
-                    self._player.kill()  # it may live on and not answer
+                    # It may live on and not answer. Only once it has ended can `revive` tell that it has.
+                    self._player.kill()
+                    self._player.wait()
                 # Its own exceptions have a message and no text.
                 text = vars(error).get("message") or f"{type(error).__name__}: {error}"
                 raise WorldError(
