@@ -760,7 +760,7 @@ def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
                 f"{name}.rank={finetuning.rank}: vLLM serves adapters up to rank {VLLM_HIGHEST_RANK}; lower it or use "
                 "engine=transformers",
             )
-        if finetuning.patience and not finetuning.validation:
+        if finetuning.enabled and finetuning.patience and not finetuning.validation:
             yield (
                 (f"{name}.patience", f"{name}.validation"),
                 f"{name}.patience={finetuning.patience} with {name}.validation=0: without rows held out nothing tells when "

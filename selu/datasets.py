@@ -428,7 +428,9 @@ def actor_rows(
         return _trajectory_rows(trajectory, by_episode.get(trajectory.episode.episode_id, []), table, prompt, before)
 
     units = [rows_of(trajectory) for trajectory in trajectories]
-    for first, second in _compositions(trajectories, known.values(), settings.compositions, seed):
+    # Without a memory nothing would tell the second half from the first.
+    each = settings.compositions if history else 0
+    for first, second in _compositions(trajectories, known.values(), each, seed):
         steps_before = by_episode.get(first.episode.episode_id, [])[: first.end]
         before = [step.action for step in steps_before if step.action != "Done"]
         later = rows_of(second, before)
@@ -468,7 +470,8 @@ def _compositions(
     practised = {verbs_of(episode.instruction) for episode in episodes if len(steps_of(episode.instruction)) == 2}
     halves: dict[str, list[_Trajectory]] = {}
     for trajectory in trajectories:
-        if trajectory.whole and len(steps_of(trajectory.instruction)) == 1:
+        # Recordings may name no scene; then nobody knows that two of them are of one.
+        if trajectory.whole and trajectory.episode.scene and len(steps_of(trajectory.instruction)) == 1:
             halves.setdefault(trajectory.episode.scene, []).append(trajectory)
     pairs = []
     for first in itertools.chain.from_iterable(halves.values()):

@@ -193,7 +193,7 @@ def world_config_of(settings: WorldSettings) -> dict[str, Json]:
             source = source_of(getattr(settings, setting), f"world.{setting}")
             config[f"{setting}_source"] = hashlib.sha256(source.read_bytes()).hexdigest()
     if settings.local_executable_path is not None:
-        config["program"] = program_digest(settings.local_executable_path)
+        config["local_executable_path"] = program_digest(settings.local_executable_path)
     return config | {"layouts": file_digest(LAYOUTS_FILE)}
 
 

@@ -11,10 +11,10 @@ __all__ = ["program_digest"]
 
 
 def program_digest(command: str) -> str:
-    """sha256 over every file that a command line names: its program, and a script or build that it is given.
+    """sha256 over every file that a word of a command line names: its program, and a script or build that it is given.
 
-    Unity's own settings, which stand beside its small launcher, count too. Words that are no file count as they are, so
-    that nothing hangs on where the files lie.
+    Unity's own settings, which stand beside its small launcher, count too. Words that are no file count as they are. Where
+    the files lie does not count, and neither does what they read or import in turn.
     """
     digest = hashlib.sha256()
     for place, word in enumerate(shlex.split(command)):

@@ -147,11 +147,12 @@ def start_virtualhome(settings: WorldSettings) -> VirtualHomeWorld:
         os.environ.setdefault("NO_PROXY", "127.0.0.1,localhost")  # its client asks a proxy even for loopback
         told, player = start()
         client, where = _Client(told, player, start), "127.0.0.1"
+    greeting = _Client(client._communication)  # one that does not end a player which is slow to start
     deadline = time.monotonic() + settings.start_timeout
     while True:
         try:
             # Its own check_connection waits for ever.
-            client.post_command({"id": "0", "action": "idle"})
+            greeting.post_command({"id": "0", "action": "idle"})
             world = VirtualHomeWorld(client, settings)
             if settings.server is not None:
                 world.metadata = {**world.metadata, "simulator": _description(settings.server)}

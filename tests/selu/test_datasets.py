@@ -297,13 +297,20 @@ def test_two_trajectories_of_a_scene_make_an_instruction_of_two_steps() -> None:
     assert all(own[row.verdict_id] == row.episode_id for row in composed)
 
 
-@pytest.mark.parametrize("why", ["switched off", "verbs never paired in practice", "another scene"])
+@pytest.mark.parametrize(
+    "why", ["switched off", "verbs never paired in practice", "another scene", "no scene", "no memory"]
+)
 def test_no_instruction_is_composed(why: str) -> None:
     toasted = TOASTED if why != "another scene" else (TOASTED[0].model_copy(update={"scene": "Other"}), *TOASTED[1:])
-    episodes, *rest = _judged([OPENED, toasted], {**SCRIPT, **TOASTER})
+    opened = OPENED
+    if why == "no scene":
+        opened, toasted = ((case[0].model_copy(update={"scene": ""}), *case[1:]) for case in (OPENED, TOASTED))
+    episodes, *rest = _judged([opened, toasted], {**SCRIPT, **TOASTER})
     practised = [] if "verbs" in why else [PRACTISED]
     settings = NO_REPLAY.model_copy(update={"compositions": 0 if why == "switched off" else 2})
-    assert {row.instruction for row in lineage(_actor(([*episodes, *practised], *rest), settings))} == {
+    history = 0 if why == "no memory" else 4
+    rows = lineage(_actor(([*episodes, *practised], *rest), settings, history=history))
+    assert {row.instruction for row in rows} == {
         "open the fridge",
         "turn on the toaster",
     }

@@ -87,6 +87,12 @@ def test_numbers_in_the_names_of_pictures_count_as_numbers(tmp_path: Path) -> No
         Image.new("RGB", (8, 8), (number, 0, 0)).save(episode / f"{number}.png")
     [recorded] = list_recorded(tmp_path)
     assert [picture.name for picture in recorded.pictures] == [f"{number}.png" for number in range(12)]
+    # Times are decimals.
+    times = sorted(f"{99 + number / 4:g}" for number in range(12))
+    for number, time in enumerate(sorted(times, key=float)):
+        (episode / f"{number}.png").rename(episode / f"{time if '.' in time else time + '.0'}.png")
+    [recorded] = list_recorded(tmp_path)
+    assert [float(picture.stem) for picture in recorded.pictures] == [99 + number / 4 for number in range(12)]
 
 
 def test_actions_of_another_grammar_are_counted(folder: Path) -> None:

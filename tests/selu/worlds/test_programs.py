@@ -38,6 +38,8 @@ def test_a_changed_player_is_asked_again(tmp_path: Path) -> None:
     player.write_text("pass")
     settings = WorldSettings(local_executable_path=f"{sys.executable} {player}")
     before = world_config_of(settings)
-    player.write_text("raise SystemExit")
-    assert world_config_of(settings) != before
-    assert "program" not in world_config_of(WorldSettings())
+    moved = player.rename(tmp_path / "moved.py")
+    assert world_config_of(WorldSettings(local_executable_path=f"{sys.executable} {moved}")) == before
+    moved.write_text("raise SystemExit")
+    assert world_config_of(WorldSettings(local_executable_path=f"{sys.executable} {moved}")) != before
+    assert world_config_of(WorldSettings())["local_executable_path"] is None
