@@ -621,6 +621,29 @@ def test_the_same_round_gives_the_same_page(store: Store, tmp_path: Path) -> Non
     assert one == two
 
 
+_THEIRS = {"name": "tests.minigrid_world:MiniGridWorld", "skill_set": "tests.minigrid_world:GRAMMAR"}
+_VIRTUALHOME = {"name": "virtualhome", "skill_set": "virtualhome"}
+
+
+@pytest.mark.parametrize(
+    ("world", "claim"),
+    [
+        ({}, "The rooms have the layouts of AI2-THOR's scenes"),
+        (_VIRTUALHOME, "these are not VirtualHome results"),
+        ({"commit_id": "x"}, None),
+        (_VIRTUALHOME | {"server": "127.0.0.1:8080"}, None),
+        (_THEIRS, None),
+    ],
+)
+def test_what_stood_in_for_a_simulator_is_said_of_no_other_world(
+    store: Store, tmp_path: Path, world: dict[str, str], claim: str | None
+) -> None:
+    page = _read(store, make_round(store, world=world), tmp_path)
+    for sentence in ("The rooms have the layouts of AI2-THOR's scenes", "these are not VirtualHome results"):
+        assert (sentence in page.text) == (sentence == claim)
+    assert ("Figures belong to the player" in page.text) == (claim is None)
+
+
 def test_a_lost_artifact_and_a_forbidden_folder_are_said(store: Store, tmp_path: Path) -> None:
     finished = make_round(store)
     (tmp_path / "file").write_text("")

@@ -13,14 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from selu.config import Settings, TaskSettings, WorldSettings, load_settings, scenes_of_split
+from selu.config import RolloutSettings, Settings, TaskSettings, WorldSettings, load_settings, scenes_of_split
 from selu.deeds import could_have_done, deeds_of
 from selu.errors import ConfigError, WorldError
 from selu.frames import FrameTable
 from selu.player.virtualhome_homes import KINDS, home_graph
 from selu.player.virtualhome_wheel import wheel_module
 from selu.records import Condition, Setup, Task
-from selu.rollout import NearMissPolicy, PlannerPolicy, Policy, RandomPolicy, SiblingPolicy, roll_out
+from selu.rollout import NearMissPolicy, PlannerPolicy, Policy, RandomPolicy, SiblingPolicy, roll_out, shared_pool
+from selu.rounds import Workspace
+from selu.store import write_table
+from selu.tasks.rollout import PolicyChoice, roll_out_shard
+from selu.tasks.stages import Shard
 from selu.testing import check_world
 from selu.worlds.base import holds
 from selu.worlds.planner import solve
@@ -252,6 +256,40 @@ def test_an_episode_whose_player_is_lost_is_played_again_and_recorded_once(
         alone.close()
     assert disturbed.frames == undisturbed.frames
     assert disturbed.steps == undisturbed.steps
+
+
+@pytest.fixture
+def theirs() -> Iterator[tuple[WorldSettings, Any]]:
+    """Settings that name a running simulator of somebody else's, and its process."""
+    from selu.worlds.virtualhome import _start_player, stop
+
+    player, port = _start_player(SETTINGS)
+    yield SETTINGS.model_copy(update={"server": f"127.0.0.1:{port}", "max_steps": 2}), player
+    stop(player)
+
+
+def test_whose_simulator_it_was_is_stored_with_the_episodes(
+    theirs: tuple[WorldSettings, Any], tasks: list[Task], tmp_path: Path
+) -> None:
+    settings, _ = theirs
+    workspace = Workspace(data_dir=tmp_path)
+    with workspace.store().create_oracle("oracle_tasks", "0" * 64, {"stage": "tasks"}) as draft:
+        write_table(draft.path / "tasks.parquet", tasks[:1], Task)
+    rollout, shard = RolloutSettings(players=1), Shard(stage="rollout", stop=1)
+    made = roll_out_shard.fn(workspace, shard, draft.ref, PolicyChoice(kind="random"), settings, rollout, 0)
+    shared_pool(settings).close()
+    stored = json.loads((workspace.store().path(made.ref) / "world.json").read_text())
+    assert stored["simulator"]["server"] == settings.server
+    assert stored["simulator"]["client"] == "virtualhome 2.3.0"
+
+
+def test_somebody_else_s_simulator_is_not_started_again(theirs: tuple[WorldSettings, Any], tasks: list[Task]) -> None:
+    settings, player = theirs
+    made = make_world(settings)
+    player.kill()
+    player.wait()
+    with pytest.raises(WorldError, match=r"simulator was lost.*It was try 2 of 2"):
+        roll_out(tasks[:1], [0], PlannerPolicy(), [made], restarts=1)
 
 
 def test_a_simulator_that_nobody_started_is_one_sentence() -> None:
