@@ -418,7 +418,8 @@ def actor_rows(
             evidence = json.loads(relabel.evidence)
             ids = {"relabel_id": relabel.relabel_id, "critic": evidence["critic"]}
             episode, whole = known[relabel.episode_id], not relabel.partial
-            trajectories.append(_Trajectory(episode, relabel.instruction, relabel.frame_index, whole, ids))
+            source = "step" if whole else "start"
+            trajectories.append(_Trajectory(episode, relabel.instruction, relabel.frame_index, whole, ids, source))
     trajectories.sort(key=lambda item: _rank(seed, item.episode.episode_id, item.instruction, item.end))
 
     def prompt(instruction: str, before: Sequence[str]) -> str:
@@ -520,7 +521,6 @@ def _trajectory_rows(
         shown = prompt(told, actions[: len(before) + index])
         return _Row(shown, completion, image, source, episode, told, index, **trajectory.ids)
 
-    source = trajectory.source if trajectory.whole or trajectory.source != "step" else "start"
     rows: list[_Row] = []
     for step in steps:
         action = parse_action(step.action)
@@ -529,7 +529,7 @@ def _trajectory_rows(
         if action.verb == "Done":
             return [*rows, row(step.step, "Done", "done")] if trajectory.whole else rows
         if not frames.same_picture(episode.episode_id, step.step, step.step + 1):
-            rows.append(row(step.step, step.action, source))
+            rows.append(row(step.step, step.action, trajectory.source))
     return [*rows, row(end, "Done", "done")] if trajectory.whole else rows
 
 

@@ -59,6 +59,15 @@ def settings(tmp_path: Path, small_model: Path) -> Settings:
 
 
 @pytest.fixture
+def old_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home in which a player of an older run has printed something."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    log = tmp_path / ".ai2thor/log/unity.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("of an older run\n")
+
+
+@pytest.fixture
 def own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The module `own_world`, for one test."""
     (tmp_path / "own_world.py").write_text(OWN_WORLD)
@@ -141,12 +150,19 @@ def test_an_interruption_is_none(settings: Settings, monkeypatch: pytest.MonkeyP
         _found(settings)
 
 
-def test_a_wrong_setting_is_json_too(settings: Settings, tmp_path: Path) -> None:
-    done = _doctor(settings, tmp_path, "world.width=3")
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["world.width=3"], "world.width: must be at least 32, got 3"),
+        (["--world", "no.such.module:World"], "cannot be imported"),
+    ],
+)
+def test_a_wrong_setting_is_json_too(arguments: list[str], says: str, settings: Settings, tmp_path: Path) -> None:
+    done = _doctor(settings, tmp_path, *arguments)
     assert done.exit_code == 2
     [found] = json.loads(done.stdout)
     assert (found["what"], found["state"]) == ("settings", "bad")
-    assert "world.width: must be at least 32, got 3" in found["text"]
+    assert says in found["text"]
 
 
 @pytest.mark.usefixtures("dummies")
@@ -160,14 +176,8 @@ def test_a_missing_torch_is_a_finding(settings: Settings, monkeypatch: pytest.Mo
 # --- what mends it ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("prefect_server")
-def test_a_wrong_player_is_said_with_what_it_printed(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    log = tmp_path / ".ai2thor/log/unity.log"
-    log.parent.mkdir(parents=True)
-    log.write_text("of an older run\n")
+@pytest.mark.usefixtures("prefect_server", "old_log")
+def test_a_wrong_player_is_said_with_what_it_printed(settings: Settings, tmp_path: Path) -> None:
     player = f"{sys.executable} {tmp_path / 'no_player.py'}"
     found = _found(_changed(settings, world={"local_executable_path": player, "restarts": 0}))["world"]
     assert found.state == "bad"
@@ -178,14 +188,8 @@ def test_a_wrong_player_is_said_with_what_it_printed(
     assert "world.local_executable_path=" in found.mend
 
 
-@pytest.mark.usefixtures("prefect_server")
-def test_what_older_runs_printed_is_not_said(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    log = tmp_path / ".ai2thor/log/unity.log"
-    log.parent.mkdir(parents=True)
-    log.write_text("of an older run\n")
+@pytest.mark.usefixtures("prefect_server", "old_log")
+def test_what_older_runs_printed_is_not_said(settings: Settings) -> None:
     player = {"local_executable_path": f"{MISBEHAVING} dies_before_its_pipe", "restarts": 0}
     found = _found(_changed(settings, world=player))["world"]
     assert found.text == "The AI2-THOR simulator did not start (it ended with exit code 3)."
@@ -253,6 +257,8 @@ def test_every_verb_is_played_once_on_what_is_in_view(settings: Settings, monkey
     ("script", "state", "says"),
     [
         ('test "$*" = --summary', "ok", "vulkaninfo"),
+        ("echo '  deviceName = Some GPU'", "ok", "Some GPU"),
+        ("echo no driver >&2; exit 1", "bad", "it said: no driver"),
         ("echo ERROR_INCOMPATIBLE_DRIVER; exit 1", "bad", "ERROR_INCOMPATIBLE_DRIVER"),
         ("exec sleep 60", "bad", "timed out after 0.5 seconds"),
     ],

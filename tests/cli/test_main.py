@@ -200,67 +200,11 @@ def test_the_doctor_says_what_is_wrong_and_what_mends_it(config: Path, monkeypat
     assert {item["what"]: item["state"] for item in json.loads(real.stdout)}["Vulkan"] == "bad"
 
 
-@pytest.mark.parametrize(
-    ("script", "state", "says"),
-    [
-        ("echo '  deviceName = Some GPU'", "ok", "Some GPU"),
-        ("echo no driver >&2; exit 1", "bad", "it said: no driver"),
-    ],
-)
-@pytest.mark.usefixtures("dummies", "unchanged_environment")
-def test_the_doctor_asks_vulkan_whether_it_draws(
-    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, state: str, says: str
-) -> None:
-    program = tmp_path / "vulkaninfo"
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    told = _selu("doctor", "--config", config, "world.platform=CloudRendering", "--json")
-    found = {item["what"]: item for item in json.loads(told.stdout)}["Vulkan"]
-    assert found["state"] == state
-    assert says in found["text"]
-
-
 @pytest.mark.usefixtures("dummies", "unchanged_environment")
 def test_the_doctor_tries_virtualhome_with_its_own_actions(config: Path) -> None:
     told = _selu("doctor", "--config", config, "--world", "virtualhome", "--json")
     assert told.exit_code == 0, told.output
     assert {item["what"]: item["state"] for item in json.loads(told.stdout)}["world"] == "ok"
-
-
-@pytest.mark.usefixtures("dummies", "unchanged_environment")
-def test_the_doctor_survives_a_world_that_raises_anything(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.dummy_world import DummyWorld
-
-    def broken(*_: object, **__: object) -> None:
-        raise KeyError("pose")
-
-    monkeypatch.setattr(DummyWorld, "reset", broken)
-    told = _selu("doctor", "--config", config, "--json")
-    assert told.exit_code == 2
-    found = {item["what"]: item for item in json.loads(told.stdout)}["world"]
-    assert (found["state"], found["text"]) == ("bad", "KeyError: 'pose'")
-    assert found["mend"]
-
-
-@pytest.mark.usefixtures("dummies", "unchanged_environment")
-def test_the_doctor_tries_every_movement(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.dummy_world import DummyWorld
-
-    acted: list[str] = []
-    step = DummyWorld.step
-    monkeypatch.setattr(DummyWorld, "step", lambda self, action: (acted.append(action), step(self, action))[1])
-    assert _selu("doctor", "--config", config).exit_code == 0
-    assert {"MoveAhead", "RotateLeft", "RotateRight", "LookUp", "LookDown"} <= set(acted)
-
-
-@pytest.mark.usefixtures("unchanged_environment")
-def test_what_is_wrong_with_the_settings_is_json_too(config: Path) -> None:
-    told = _selu("doctor", "--config", config, "--json", "--world", "no.such.module:World")
-    assert told.exit_code == 2
-    [found] = json.loads(told.stdout)
-    assert (found["what"], found["state"]) == ("settings", "bad")
-    assert "cannot be imported" in found["text"]
 
 
 @pytest.mark.usefixtures("dummies", "unchanged_environment")
