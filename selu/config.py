@@ -665,6 +665,12 @@ def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
                 ("world.name", *(f"world.{key}" for key in ignored)),
                 f"world.{ignored[0]}={getattr(world, ignored[0])} is about AI2-THOR, VirtualHome has its own; leave it out",
             )
+        if world.server is not None and settings.rollout.players > 1:
+            yield (
+                ("world.server", "rollout.players"),
+                f"world.server={world.server} is one simulator with one home in it, but rollout.players="
+                f"{settings.rollout.players} would drive it at once; set rollout.players=1",
+            )
         if tasks.unsolvable:
             yield (
                 ("world.name", "tasks.unsolvable"),

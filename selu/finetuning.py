@@ -56,6 +56,7 @@ from selu.models.transformers_engine import (
     ModelSource,
     check_adapter,
     check_adapter_fits,
+    forget_models,
     is_out_of_memory,
     linear_layers,
     load_processor,
@@ -151,6 +152,9 @@ def finetune(
     _check_precision(settings, device)
     source, options = locate_model(base), loading_options(base)
     processor = load_processor(source)
+    if device.type != "cpu":
+        # A large model that answers and one that learns do not fit an accelerator side by side.
+        forget_models()
     for rows_at_a_time in _halves(_begun(checkpoints) or settings.batch_size):
         with (
             _reproducible(seed, settings.threads),

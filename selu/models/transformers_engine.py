@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import gc
 import hashlib
 import inspect
 import json
@@ -52,6 +53,7 @@ __all__ = [
     "ModelSource",
     "TransformersModel",
     "check_adapter",
+    "forget_models",
     "is_out_of_memory",
     "load_model",
     "load_processor",
@@ -543,6 +545,14 @@ def _load(source: ModelSource, dtype: str, device: torch.device, options: _Optio
     return _Weights(source, processor, model, variant, quantized="quantization_config" in options.values)
 
 
+def forget_models() -> None:
+    """Let go of the weights that this process holds, so that their memory is free; the next :func:`load_model` reads anew."""
+    with _LOADING:
+        _load.cache_clear()
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
 def load_model(settings: ModelSettings, adapter: Path | None = None) -> TransformersModel:
     """Load the model that `settings` name, under `adapter` (or the settings' own).
 
@@ -874,6 +884,15 @@ def _batching_order(prompts: Sequence[Prompt]) -> list[int]:
     return sorted(range(len(prompts)), key=place)
 
 
+_OUT_OF_MEMORY = (
+    "can't allocate memory",  # the CPU's allocator
+    "MPS backend out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",  # libraries that take memory past torch's allocator
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""What errors say that torch raises as a plain RuntimeError."""
+
+
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether an error is one of memory, which a smaller batch may cure."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY)

@@ -136,7 +136,14 @@ def start_virtualhome(settings: WorldSettings) -> VirtualHomeWorld:
     communication = wheel_module("unity_simulator.comm_unity").UnityCommunication
 
     def start() -> _Started:
-        player, port = _start_player(settings)
+        for left in reversed(range(settings.restarts + 1)):
+            try:
+                player, port = _start_player(settings)
+                break
+            except WorldError as error:
+                if left == 0:
+                    raise
+                logger.warning("%s It is started again.", error)
         return communication(url="127.0.0.1", port=port, timeout_wait=settings.step_timeout), player
 
     if settings.server is not None:

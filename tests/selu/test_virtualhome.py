@@ -292,6 +292,25 @@ def test_somebody_else_s_simulator_is_not_started_again(theirs: tuple[WorldSetti
         roll_out(tasks[:1], [0], PlannerPolicy(), [made], restarts=1)
 
 
+def test_a_player_that_does_not_start_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from selu.worlds import virtualhome
+
+    start, starts = virtualhome._start_player, []
+
+    def reluctant(settings: WorldSettings) -> Any:
+        starts.append(settings)
+        if len(starts) <= 2:
+            raise WorldError("The embedded VirtualHome player did not start.")
+        return start(settings)
+
+    monkeypatch.setattr(virtualhome, "_start_player", reluctant)
+    with pytest.raises(WorldError, match="did not start"):
+        make_world(SETTINGS.model_copy(update={"restarts": 1}))
+    starts.clear()
+    make_world(SETTINGS.model_copy(update={"restarts": 2})).close()
+    assert len(starts) == 3
+
+
 def test_a_simulator_that_nobody_started_is_one_sentence() -> None:
     settings = SETTINGS.model_copy(update={"server": "127.0.0.1:9", "start_timeout": 0.5})
     with pytest.raises(WorldError, match=r"No VirtualHome simulator answers at 127\.0\.0\.1:9"):
@@ -361,6 +380,10 @@ def test_its_config_is_whole() -> None:
         (["world.name=virtualhome"], "set both to virtualhome"),
         (["world.skill_set=virtualhome"], "set both to virtualhome"),
         (["world.server=127.0.0.1:8080"], "set world.name=virtualhome too"),
+        (
+            ["world.name=virtualhome", "world.skill_set=virtualhome", "world.server=127.0.0.1:8080"],
+            "one simulator with one home in it, but rollout.players=8 would drive it at once; set rollout.players=1",
+        ),
         (["world.name=virtualhome", "world.skill_set=virtualhome", "world.commit_id=x"], "is about AI2-THOR"),
         (["world.name=virtualhome", "world.skill_set=virtualhome", "tasks.unsolvable=0.5"], "leave it out"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -148,7 +149,19 @@ def test_a_control_token_in_a_text_is_one_clear_sentence(model: TransformersMode
         model.generate([Prompt((), "look at <image>")], max_new_tokens=2)
 
 
-def test_out_of_memory_halves_the_batch(model: TransformersModel, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "shortage",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 18.00 GB, other allocations: 96.00 KB)"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes."),
+    ],
+    ids=["CUDA", "cuBLAS", "MPS", "CPU"],
+)
+def test_out_of_memory_halves_the_batch(
+    model: TransformersModel, monkeypatch: pytest.MonkeyPatch, shortage: RuntimeError
+) -> None:
     rows, sizes = prompts(), []
     expected = texts(model, rows)
     original = TransformersModel._generate
@@ -156,7 +169,7 @@ def test_out_of_memory_halves_the_batch(model: TransformersModel, monkeypatch: p
     def greedy_machine(self: TransformersModel, batch: list[Prompt], *rest: object) -> object:
         sizes.append(len(batch))
         if len(batch) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise shortage
         return original(self, batch, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(TransformersModel, "_generate", greedy_machine)
@@ -165,6 +178,17 @@ def test_out_of_memory_halves_the_batch(model: TransformersModel, monkeypatch: p
     monkeypatch.setattr(TransformersModel, "_generate", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
     with pytest.raises(TransientError, match="single prompt"):
         texts(model, rows)
+
+
+def test_forgotten_weights_leave_the_memory(tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path / "model")  # of its own: others hold the shared one
+    model = load_model(settings(folder), make_adapter(folder, tmp_path / "adapter"))
+    before = texts(model, prompts())
+    held = weakref.ref(model._weights.model)
+    del model
+    engine.forget_models()
+    assert held() is None
+    assert texts(load_model(settings(folder), tmp_path / "adapter"), prompts()) == before
 
 
 # ---- scoring
