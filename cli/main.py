@@ -247,10 +247,15 @@ def compare(
     baseline_seeds: Annotated[int, typer.Option(help="Seeds of every other method.")] = 3,
     baseline_rounds: Annotated[int, typer.Option(help="Rounds of every other method.")] = 2,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FOLDER", help="Copy tables and plots there, after each run.")
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FOLDER",
+            help="Copy tables and plots there, after each run, with a record of it; runs that are recorded there count.",
+        ),
     ] = None,
     draw_only: Annotated[
-        bool, typer.Option("--draw-only", help="Draw what the store has by now, without running anything.")
+        bool, typer.Option("--draw-only", help="Draw what there is by now, without running anything.")
     ] = False,
     verbose: Verbose = False,
 ) -> None:
@@ -284,8 +289,9 @@ def compare(
     if draw_only:
         from selu.comparison.writing import draw
         from selu.rounds import Workspace
+        from selu.tasks.comparison import records_in
 
-        readme = draw(Workspace.of(settings), plan, out)[0]
+        readme = draw(Workspace.of(settings), plan, out, records_in(out))[0]
     else:
         readme = _run_flow(settings, start, verbose=verbose)
     _out.print(f"Comparison: {out / readme.name if out else readme}", soft_wrap=True)

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from prefect import flow
 
-from selu.comparison import PlannedRun, State, plan_comparison
+from selu.comparison import PlannedRun, State, is_whole, plan_comparison
 from selu.comparison.writing import read_notes, write_notes
 from selu.config import Settings
 from selu.flows.crashes import note_process
 from selu.flows.ledger import one_at_a_time
 from selu.flows.self_learning import self_learning
 from selu.rounds import Workspace
-from selu.tasks.comparison import draw_comparison
+from selu.tasks.comparison import draw_comparison, records_in
 from selu.tasks.progress import interrupted
 
 __all__ = ["comparison"]
@@ -44,7 +44,8 @@ def comparison(
 
     `settings` are everybody's; a method changes what its file in ``selu/methods`` says. `methods` are names of such
     files, all of them if none is given. SELU runs `seeds` seeds of `rounds` rounds, the others `baseline_seeds` of
-    `baseline_rounds`. A run that fails is said in the table and stops no other.
+    `baseline_rounds`. A run that fails is said in the table and stops no other. Table and plots are copied to `out`, with a
+    record of each run; a run whose record there is whole is not made again, wherever it was made.
 
     Raises:
         ConfigError: a method does not exist or does not fit the settings.
@@ -65,7 +66,11 @@ def comparison(
         # Read again each time: another process may be at other seeds.
         write_notes(workspace, {**read_notes(workspace), run.note: (state, said)})
 
+    records = records_in(out)
     for run in plan.runs:
+        if is_whole(run, records.get(run.key)):
+            fruitful = True
+            continue
         try:
             note(run, "running")
             self_learning(run.settings)
@@ -79,6 +84,6 @@ def comparison(
             note(run, "failed", said or type(error).__name__)
             last = error
         readme = draw_comparison(workspace, plan, out)
-    if readme is None or (last is not None and not fruitful):
-        raise last or RuntimeError("a comparison has at least one run")
-    return readme
+    if last is not None and not fruitful:
+        raise last
+    return readme or draw_comparison(workspace, plan, out)

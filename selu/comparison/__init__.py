@@ -1,8 +1,8 @@
 """SELU beside its baselines and ablations: which runs there are to be, and their figures pooled over seeds.
 
-The figures are read from what finished rounds left in the store, so that a table can be drawn at any time. Those of
-probes are pooled item by item: all seeds of a method meet the same frozen items, and intervals come from a bootstrap
-that resamples scenes with all seeds in them. Gains are paired with the base model on the same item.
+The figures are read from what finished rounds left (:mod:`selu.comparison.runs`), so that a table can be drawn at any
+time. Those of probes are pooled item by item: all seeds of a method meet the same frozen items, and intervals come from a
+bootstrap that resamples scenes with all seeds in them. Gains are paired with the base model on the same item.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
+from selu.comparison.runs import SPENT, ItemKey, RunRecord, record_run
 from selu.config import Settings
 from selu.errors import ArtifactError, ConfigError
-from selu.evaluation import ItemOutcome, MetricRow
+from selu.evaluation import ItemOutcome
 from selu.methods import Method, load_methods, method_settings
 from selu.records import Record
-from selu.rounds import Round, digests, finished_rounds, round_metrics, run_folder, why_stopped
+from selu.rounds import Round, finished_rounds, run_folder
 from selu.seeds import derived_seed
 from selu.statistics import Rate, bootstrap_balanced_accuracy, bootstrap_mean, wilson
-from selu.store import ArtifactRef, Store, read_table
+from selu.store import Store
 
 __all__ = [
     "Comparison",
@@ -34,7 +34,9 @@ __all__ = [
     "RunState",
     "State",
     "compare",
+    "is_whole",
     "plan_comparison",
+    "runs_of",
 ]
 
 State = Literal["finished", "running", "failed"]
@@ -184,53 +186,68 @@ class Comparison:
         return sorted({row.round for row in self.rows if row.method == method})
 
 
-def _base_models(first: Round) -> dict[str, str]:
-    return {who: first.revisions[f"{who}_before"] for who in ("actor", "critic")}
-
-
-def compare(store: Store, plan: Plan, told: Mapping[str, tuple[State, str]] | None = None) -> Comparison:
-    """Everything that is known of a plan's runs by now.
-
-    `told` is what the flow noted, by :attr:`PlannedRun.note`: a state and, of a failed run, the sentence.
+def runs_of(store: Store, plan: Plan, records: Mapping[str, RunRecord] | None = None) -> dict[str, RunRecord]:
+    """What there is of a plan's runs by their keys: from the store, or from `records` where these have come further.
 
     Raises:
         ArtifactError: figures of a finished round are no longer there.
     """
-    told = told or {}
     recorded: dict[str, dict[int, Round]] = defaultdict(dict)
-    keys = {run.key for run in plan.runs}
     for item in finished_rounds(store):
-        if (key := run_folder(item.settings)) in keys:
-            recorded[key][item.round] = item
-    runs: dict[str, list[_Run]] = defaultdict(list)
+        recorded[run_folder(item.settings)][item.round] = item
+    found: dict[str, RunRecord] = {}
+    for run in plan.runs:
+        rounds = _in_a_row(recorded[run.key], run.settings.rounds)
+        made = record_run(store, run.key, rounds) if rounds else None
+        kept = (records or {}).get(run.key)
+        if kept is not None:
+            kept = kept.up_to(run.settings.rounds)
+        furthest = max((item for item in (made, kept) if item is not None), key=lambda item: item.rounds, default=None)
+        if furthest is not None:
+            found[run.key] = furthest
+    return found
+
+
+def is_whole(run: PlannedRun, record: RunRecord | None) -> bool:
+    """Whether a run has come to its end: all its rounds, or where it stopped itself."""
+    return record is not None and (record.rounds >= run.settings.rounds or record.stopped is not None)
+
+
+def compare(
+    plan: Plan, found: Mapping[str, RunRecord], told: Mapping[str, tuple[State, str]] | None = None
+) -> Comparison:
+    """Everything that is known of a plan's runs by now.
+
+    `found` are the runs by their keys (:func:`runs_of`); `told` is what the flow noted, by :attr:`PlannedRun.note`: a
+    state and, of a failed run, the sentence.
+    """
+    told = told or {}
+    runs: dict[str, list[RunRecord]] = defaultdict(list)
     states = []
     for run in plan.runs:
-        wanted = run.settings.rounds
-        rounds = _in_a_row(recorded[run.key], wanted)
+        record = found.get(run.key)
         state, said = told.get(run.note, (None, ""))
-        if len(rounds) >= wanted:
-            state, said = "finished", ""
-        elif (stopped := why_stopped(rounds)) is not None:
-            state, said = "finished", stopped
-        elif state is None and rounds:
+        if record is not None and is_whole(run, record):
+            state, said = "finished", "" if record.rounds >= run.settings.rounds else record.stopped or ""
+        elif state is None and record is not None:
             state = "running"
         states.append(
             RunState(
                 method=run.method,
                 seed=run.settings.seed,
                 state=state or "not started",
-                rounds=len(rounds),
-                wanted=wanted,
+                rounds=0 if record is None else record.rounds,
+                wanted=run.settings.rounds,
                 said=said,
-                base_models=_base_models(rounds[0]) if rounds else {},
-                digests=tuple(digests(item) for item in rounds),
+                base_models={} if record is None else record.base_models,
+                digests=() if record is None else record.digests,
             )
         )
-        if rounds:
-            runs[run.method].append(_Run(store, rounds))
+        if record is not None:
+            runs[run.method].append(record)
     rows: list[ComparisonRow] = []
     for method in plan.methods:
-        longest = max((len(run.rounds) for run in runs[method.name]), default=0)
+        longest = max((run.rounds for run in runs[method.name]), default=0)
         for number in range(1, longest + 1):
             # With the runs that stopped: else the curve would rise because the bad ones have left.
             some = [run for run in runs[method.name] if run.reaches(number)]
@@ -256,87 +273,6 @@ def _in_a_row(rounds: Mapping[int, Round], most: int) -> list[Round]:
 
 def _goes_on(last: Round, item: Round) -> bool:
     return all(item.revisions[f"{who}_before"] == last.revisions[f"{who}_after"] for who in ("actor", "critic"))
-
-
-# Runs ----------------------------------------------------------------------------------------------------------------
-
-_ItemKey = tuple[str, str, str, str]
-"""subject, probe, method, item"""
-
-
-class _Run:
-    """What the rounds of one run left."""
-
-    def __init__(self, store: Store, rounds: Sequence[Round]) -> None:
-        self.rounds = rounds
-        self.stopped = why_stopped(rounds)
-        self._outcomes = [_outcomes(store, item) for item in rounds]
-        self.metrics: list[list[MetricRow]] = [round_metrics(store, item) for item in rounds]
-        self.budgets = _budgets(store, rounds)
-
-    def base(self) -> dict[_ItemKey, ItemOutcome]:
-        """What the base model came to on every item; scripted policies are among the methods."""
-        return self._of_phase(1, "before")
-
-    def reaches(self, number: int) -> bool:
-        """Whether there is something to say of a round: a run that stopped itself keeps its models from then on."""
-        return number <= len(self.rounds) or self.stopped is not None
-
-    def after(self, number: int) -> dict[_ItemKey, ItemOutcome]:
-        """What the models after a round came to."""
-        return self._of_phase(min(number, len(self.rounds)), "after")
-
-    def _of_phase(self, number: int, phase: str) -> dict[_ItemKey, ItemOutcome]:
-        rows = self._outcomes[number - 1]
-        return {(row.subject, row.probe, row.method, row.item): row for row in rows if row.phase == phase}
-
-
-def _outcomes(store: Store, finished: Round) -> list[ItemOutcome]:
-    rows: list[ItemOutcome] = []
-    for ref in finished.metrics:
-        path = store.path(ref) / "outcomes.parquet"
-        if path.exists():
-            rows += read_table(path, ItemOutcome)
-    if not rows:
-        raise ArtifactError(
-            f"{finished.run}, round {finished.round}, was evaluated by an earlier version that kept no outcome of single "
-            "items; run it again (finished stages are reused)"
-        )
-    return rows
-
-
-_TOKENS = ("read", "written", "trained")
-
-
-def _budgets(store: Store, rounds: Sequence[Round]) -> list[dict[str, float]]:
-    """What the learning of a run took up to each round, evaluation left out; NaN where an artifact does not tell.
-
-    An artifact that several stages of the run found counts once: it was made once.
-    """
-    spent = {"environment_steps": 0.0, **{f"tokens_{name}": 0.0 for name in _TOKENS}}
-    seen: set[tuple[str, str]] = set()
-    found = []
-    for item in rounds:
-        for ref in (ref for stage in item.stages if stage.name != "evaluation" for ref in stage.artifacts):
-            if (ref.kind, ref.key) in seen:
-                continue
-            seen.add((ref.kind, ref.key))
-            for name, value in _spent_on(store, ref).items():
-                spent[name] += value
-        found.append(dict(spent))
-    return found
-
-
-def _spent_on(store: Store, ref: ArtifactRef) -> dict[str, float]:
-    provenance = store.manifest(ref).provenance
-    tokens: dict[str, Any] | None = provenance.get("tokens")
-    if tokens is None and not provenance.get("models"):
-        tokens = {}
-    spent = {f"tokens_{name}": math.nan if tokens is None else float(tokens.get(name, 0)) for name in _TOKENS}
-    if ref.kind == "episodes":
-        column = pq.read_table(store.path(ref) / "episodes.parquet", columns=["length"]).column("length")
-        spent["environment_steps"] = float(sum(column.to_pylist()))
-    return spent
 
 
 # Figures -------------------------------------------------------------------------------------------------------------
@@ -396,8 +332,8 @@ def _pooled(items: Sequence[ItemOutcome], values: Sequence[float], samples: int)
 
 def _measured(
     place: _Place,
-    found: Sequence[Mapping[_ItemKey, ItemOutcome]],
-    bases: Sequence[Mapping[_ItemKey, ItemOutcome]] | None,
+    found: Sequence[Mapping[ItemKey, ItemOutcome]],
+    bases: Sequence[Mapping[ItemKey, ItemOutcome]] | None,
     samples: int,
     measures: Iterable[tuple[str, str, str, tuple[str, ...]]],
 ) -> list[ComparisonRow]:
@@ -437,27 +373,27 @@ _LABELS = (
 """Figures of labels, and which judging they are about: the improved critic's, but for what the critic learned from."""
 
 
-def _rows_of(place: _Place, runs: Sequence[_Run], samples: int) -> list[ComparisonRow]:
+def _rows_of(place: _Place, runs: Sequence[RunRecord], samples: int) -> list[ComparisonRow]:
     number = place.round
     rows = _measured(place, [run.after(number) for run in runs], [run.base() for run in runs], samples, _MEASURES)
     for metric, phase in _LABELS:
         told = [
             row
             for run in runs
-            for row in (run.metrics[number - 1] if number <= len(run.rounds) else ())
+            for row in run.metrics_of(number)
             if (row.subject, row.phase, row.metric) == ("labels", phase, metric) and row.n
         ]
         if told:
             hits, n = sum(round(row.rate * row.n) for row in told), sum(row.n for row in told)
             rows.append(place.row(metric, wilson(hits, n)))
-    budgets = [run.budgets[min(number, len(run.rounds)) - 1] for run in runs]
-    for name in budgets[0]:
+    budgets = [run.budget(number) for run in runs]
+    for name in SPENT:
         mean = sum(budget[name] for budget in budgets) / len(runs)
         rows.append(place.row(name, Rate(rate=mean, n=len(runs), low=math.nan, high=math.nan)))
     return rows
 
 
-def _untrained_rows(run: _Run, samples: int) -> list[ComparisonRow]:
+def _untrained_rows(run: RunRecord, samples: int) -> list[ComparisonRow]:
     """What needs no learning: the base model, its self-asking as a critic, and the actor's floor and ceiling.
 
     They are the same in every run, whose probes and base model are one.

@@ -13,11 +13,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selu.comparison import Comparison, ComparisonRow, Plan, RunState, State, compare
+from selu.comparison import Comparison, ComparisonRow, Plan, RunState, State, compare, runs_of
+from selu.comparison.runs import RunRecord
 from selu.errors import TerminalError
 from selu.rounds import Workspace
 
-__all__ = ["Notes", "draw", "read_notes", "table_rows", "write_notes"]
+__all__ = ["RECORDS", "Notes", "draw", "read_notes", "table_rows", "write_notes"]
+
+RECORDS = "runs"
+"""Folder of the records beside a copied table."""
 
 Notes = Mapping[str, tuple[State, str]]
 """By :attr:`~selu.comparison.PlannedRun.note`: how a run ended, or that it is at work, and what was said about it."""
@@ -64,17 +68,26 @@ _BUDGETS: tuple[_Column, ...] = (
 )
 
 
-def draw(workspace: Workspace, plan: Plan, out: Path | None = None) -> tuple[Path, Comparison]:
-    """Write table and plots of what the store has by now, copy them to `out`; the path of the README, and the figures.
+def draw(
+    workspace: Workspace, plan: Plan, out: Path | None = None, records: Mapping[str, RunRecord] | None = None
+) -> tuple[Path, Comparison]:
+    """Write table and plots of what there is by now; the path of the README, and the figures.
+
+    What there is are the runs in the store and `records` of others. With `out`, all is copied there, with a record of each
+    run in its folder ``runs``.
 
     Raises:
         ArtifactError: figures of a finished round are no longer there.
         TerminalError: a folder cannot be written.
     """
-    comparison = compare(workspace.store(), plan, read_notes(workspace))
+    found = runs_of(workspace.store(), plan, records)
+    comparison = compare(plan, found, read_notes(workspace))
     readme = _write(comparison, _folder(workspace))
     if out is not None:
         _copy(readme.parent, out)
+        for key, record in found.items():
+            if records is None or records.get(key) != record:
+                _keep(record, out / RECORDS / key)
     return readme, comparison
 
 
@@ -157,6 +170,25 @@ def _copy(folder: Path, out: Path) -> None:
     except OSError as error:
         raise TerminalError(
             f"the comparison cannot be copied to {out} ({error.strerror}); give another folder"
+        ) from error
+
+
+def _keep(record: RunRecord, folder: Path) -> None:
+    """Write a record in one step in the place of an older one.
+
+    Raises:
+        TerminalError: it cannot be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".record-") as scratch:
+            record.write(Path(scratch) / "new")
+            if folder.exists():
+                folder.rename(Path(scratch) / "old")
+            (Path(scratch) / "new").rename(folder)
+    except OSError as error:
+        raise TerminalError(
+            f"the record of a run cannot be written to {folder} ({error.strerror}); give another folder"
         ) from error
 
 

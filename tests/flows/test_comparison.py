@@ -13,7 +13,7 @@ import selu.flows.comparison
 from selu.comparison import plan_comparison
 from selu.comparison.writing import draw
 from selu.config import Settings
-from selu.errors import ConfigError, TerminalError
+from selu.errors import ArtifactError, ConfigError, TerminalError
 from selu.flows.comparison import comparison
 from selu.rounds import Round, Workspace, finished_rounds
 from selu.store import ArtifactRef
@@ -152,3 +152,53 @@ def test_where_nothing_works_the_reason_is_raised(small_model: Path, tmp_path: P
     (tmp_path / "model").mkdir()
     with pytest.raises(ConfigError, match=r"lacks config\.json"):
         comparison(small_settings(tmp_path / "data", tmp_path / "model"), ["selu"], seeds=1, rounds=1)
+
+
+def test_a_record_of_a_run_counts_where_the_run_was_never_made(
+    compared: tuple[Settings, Path, dict[str, Any]], small_model: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    _, out, before = compared
+    shutil.copytree(out, tmp_path / "out")
+    elsewhere = _settings(tmp_path, small_model)
+    with pytest.MonkeyPatch.context() as patch:
+        made: list[tuple[str, int]] = []
+        learn = selu.flows.comparison.self_learning
+
+        def counted(chosen: Settings) -> list[Round]:
+            made.append((chosen.method, chosen.seed))
+            return learn(chosen)
+
+        patch.setattr(selu.flows.comparison, "self_learning", counted)
+        comparison(elsewhere, METHODS, out=tmp_path / "out", **SIZES)
+    assert made == [("selu", 1)]  # the one that had failed
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {run["state"] for run in results["runs"]} == {"finished"}
+    assert len(list((tmp_path / "out/runs").glob("*/run.json"))) == 4
+    for method in ("self_consistency", "oracle_labels"):
+        assert [row for row in results["rows"] if row["method"] == method] == [
+            row for row in before["rows"] if row["method"] == method
+        ]
+    assert not any(str(tmp_path) in path.read_text() for path in (tmp_path / "out/runs").glob("*/run.json"))
+
+
+def test_a_record_of_another_recipe_does_not_count(
+    compared: tuple[Settings, Path, dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import shutil
+
+    from selu.tasks.comparison import records_in
+
+    _, out, _ = compared
+    shutil.copytree(out / "runs", tmp_path / "runs")
+    assert len(records_in(tmp_path)) == 3
+    facts = next((tmp_path / "runs").glob("selu-*/run.json"))
+    told = json.loads(facts.read_text())
+    told["recipe"]["hindsight"] += 1
+    facts.write_text(json.dumps(told))
+    assert len(records_in(tmp_path)) == 2
+    assert "other versions of hindsight made it" in caplog.text
+    facts.write_text("{")
+    with pytest.raises(ArtifactError, match=r"the record of a run in .* cannot be read"):
+        records_in(tmp_path)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
 
-from selu.comparison import ComparisonRow, _budgets, _measured, _Place, compare, plan_comparison
+from selu.comparison import ComparisonRow, _measured, _Place, compare, plan_comparison, runs_of
+from selu.comparison.runs import _budgets
 from selu.config import Settings
 from selu.errors import ArtifactError, ConfigError
 from selu.evaluation import ItemOutcome, Series
@@ -86,7 +86,7 @@ def test_the_first_seed_of_every_method_comes_first() -> None:
 def test_what_was_not_run_is_said(tmp_path: Path) -> None:
     plan = plan_comparison(Settings(), ["selu", "lmsi"], seeds=2, baseline_seeds=1)
     store = Workspace(data_dir=tmp_path).store()
-    told = compare(store, plan, {plan.runs[1].note: ("failed", "no label was accepted")})
+    told = compare(plan, runs_of(store, plan), {plan.runs[1].note: ("failed", "no label was accepted")})
     assert [(state.method, state.seed, state.state, state.said) for state in told.states] == [
         ("selu", 0, "not started", ""),
         ("lmsi", 0, "failed", "no label was accepted"),
@@ -120,4 +120,4 @@ def test_a_budget_that_an_artifact_does_not_tell_is_unknown(tmp_path: Path) -> N
     spent = _budgets(store, rounds)  # type: ignore[arg-type]
     # Found again, it costs nothing.
     assert [spent[number]["tokens_read"] for number in (0, 1)] == [10, 10]
-    assert math.isnan(spent[2]["tokens_read"])
+    assert spent[2]["tokens_read"] is None
