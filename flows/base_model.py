@@ -1,6 +1,9 @@
 """Builds the embedded base model: hours of CPU, run once, its product shipped in ``selu/base_models/household``.
 
 python -m selu.flows.base_model --data-dir .selu/base --out selu/base_models/household
+
+Another one, of another seed and strength, is `... --out my_base seed=1 speaking_steps=1600`; a round takes it by
+`actor.path=my_base critic.path=my_base actor.prompts=brief critic.prompts=brief dataset.corpus=my_base/replay.parquet`.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from prefect import flow
+from pydantic import ValidationError
 
 from selu.config import Settings, WorldSettings
 from selu.flows.crashes import note_process
@@ -58,12 +62,19 @@ def _replace_folder(source: Path, out: Path) -> None:
 
 
 def main() -> None:
-    """Build with the default recipe; run again, it goes on with the phase where it stopped."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Build one, by the default recipe but for what is named; run again, it goes on with the phase where it stopped."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, default=Path(".selu/base"))
     parser.add_argument("--out", type=Path, required=True)
+    known = ", ".join(BaseModelRecipe.model_fields)
+    parser.add_argument("recipe", nargs="*", metavar="key=value", help=f"what differs from the shipped one's: {known}")
     arguments = parser.parse_args()
-    base_model(Settings(data_dir=arguments.data_dir), BaseModelRecipe(), arguments.out)
+    try:
+        recipe = BaseModelRecipe.model_validate(dict(part.partition("=")[::2] for part in arguments.recipe))
+    except ValidationError as error:
+        first = error.errors()[0]
+        parser.error(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r} (known: {known})")
+    base_model(Settings(data_dir=arguments.data_dir), recipe, arguments.out)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from huggingface_hub import DatasetCardData
 from pydantic import Field
 
 from selu.config import DatasetSettings
+from selu.deeds import Deed, deeds_of, undoes
 from selu.errors import ArtifactError
 from selu.frames import FrameTable, decode_picture, steps_by_episode
 from selu.prompting import PromptStyle, act_prompt, ask_prompt, is_yes_no, question_prompt, verdict_prompt
@@ -431,7 +432,10 @@ def actor_rows(
     units = [rows_of(trajectory) for trajectory in trajectories]
     # Without a memory nothing would tell the second half from the first.
     each = settings.compositions if history else 0
-    for first, second in _compositions(trajectories, known.values(), each, seed):
+    deeds = {
+        item: deeds_of(by_episode.get(item.episode.episode_id, [])[: item.end], table) for item in trajectories if each
+    }
+    for first, second in _compositions(deeds, known.values(), each, seed):
         steps_before = by_episode.get(first.episode.episode_id, [])[: first.end]
         before = [step.action for step in steps_before if step.action != "Done"]
         later = rows_of(second, before)
@@ -448,7 +452,7 @@ def actor_rows(
     return _assemble(_take(fresh, _own_room(settings)), settings, seed, replay, previous)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Trajectory:
     """The first `end` steps of an episode as an example of an instruction; one that is not whole teaches no Done."""
 
@@ -461,12 +465,13 @@ class _Trajectory:
 
 
 def _compositions(
-    trajectories: Sequence[_Trajectory], episodes: Iterable[Episode], each: int, seed: int
+    trajectories: Mapping[_Trajectory, Sequence[Deed]], episodes: Iterable[Episode], each: int, seed: int
 ) -> list[tuple[_Trajectory, _Trajectory]]:
-    """Pairs of one-step trajectories of a scene, told to be the two halves of one instruction.
+    """Pairs of one-step trajectories of a scene, told to be the two halves of one instruction, in seeded order.
 
     Whole instructions of two steps are hardly ever done by chance, so that there is nothing to imitate, but their halves
-    are. Verbs are paired as the practised instructions pair them; each first half gets up to `each` second halves.
+    are. Verbs are paired as the practised instructions pair them; each first half gets up to `each` second halves, of other
+    episodes, whose deeds do not undo what it did.
     """
     practised = {verbs_of(episode.instruction) for episode in episodes if len(steps_of(episode.instruction)) == 2}
     halves: dict[str, list[_Trajectory]] = {}
@@ -480,12 +485,21 @@ def _compositions(
         partners: dict[str, _Trajectory] = {}
         for second in halves[first.episode.scene]:
             joined = join_steps(first.instruction, second.instruction)
-            if verbs_of(joined) in practised and not second.instruction.endswith(f"the {thing}"):
+            if (
+                verbs_of(joined) in practised
+                and not second.instruction.endswith(f"the {thing}")
+                and second.episode.episode_id != first.episode.episode_id
+                and not undoes(trajectories[second], first.instruction)
+            ):
                 partners.setdefault(joined, second)
         for joined in sorted(partners, key=lambda text: _rank(seed, first.episode.episode_id, text))[:each]:
             start = replace(first, instruction=joined, whole=False, source="composed")
             pairs.append((start, replace(partners[joined], instruction=joined, source="composed")))
-    return pairs
+    # Where there is no room for all, every scene gets some.
+    return sorted(pairs, key=lambda pair: _rank(seed, "composed", pair[0].episode.episode_id, pair[0].instruction))
+
+
+_TURNS = frozenset({"RotateLeft", "RotateRight", "LookUp", "LookDown"})
 
 
 def _at_the_seam(first: _Trajectory, later: Sequence[_Row], frames: FrameTable) -> list[_Row]:
@@ -495,7 +509,7 @@ def _at_the_seam(first: _Trajectory, later: Sequence[_Row], frames: FrameTable) 
     """
     for row in later[:1]:
         action = parse_action(row.completion)
-        if row.frame_index == 0 and action is not None and action.verb != "Done" and action.object_type is None:
+        if row.frame_index == 0 and action is not None and action.verb in _TURNS:
             image = frames.image(first.episode.episode_id, first.end)
             ids = {"verdict_id": "", "relabel_id": "", **first.ids}
             return [replace(row, image=image, episode=first.episode, frame_index=first.end, **ids)]

@@ -19,7 +19,7 @@ from selu.worlds.actions import parse_action
 from selu.worlds.tasks import steps_of
 from selu.worlds.vocabulary import spoken_name
 
-__all__ = ["Deed", "could_have_done", "deed_that_did", "deeds_of", "names_place"]
+__all__ = ["Deed", "could_have_done", "deed_that_did", "deeds_of", "names_place", "undoes"]
 
 _OPPOSITES = {
     "Open": "Close",
@@ -105,6 +105,12 @@ def deed_that_did(instruction: str, deeds: Sequence[Deed]) -> Deed | None:
     """The deed that fulfilled the last part of an instruction, so that right before it the whole was not yet done."""
     parts = _parts(instruction)
     return None if parts is None else _lasting(parts, deeds, sure=True)
+
+
+def undoes(deeds: Iterable[Deed], instruction: str) -> bool:
+    """Whether any of the deeds, seen or not, would undo what an instruction asks for; False for words of another kind."""
+    parts = _parts(instruction) or ()
+    return any(part.undone_by(deed) for deed in deeds for part in parts)
 
 
 def _lasting(parts: Sequence[_Part], deeds: Sequence[Deed], *, sure: bool) -> Deed | None:

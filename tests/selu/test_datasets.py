@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from selu.config import DatasetSettings, HindsightSettings, SelfAskingSettings
 from selu.datasets import (
     FEATURES,
     DatasetCard,
+    _compositions,
+    _Trajectory,
     actor_rows,
     critic_rows,
     lineage,
@@ -298,11 +301,22 @@ def test_two_trajectories_of_a_scene_make_an_instruction_of_two_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    "why", ["switched off", "verbs never paired in practice", "another scene", "no scene", "no memory"]
+    "why",
+    [
+        "switched off",
+        "verbs never paired in practice",
+        "another scene",
+        "no scene",
+        "no memory",
+        "the second undoes the first",
+    ],
 )
 def test_no_instruction_is_composed(why: str) -> None:
     toasted = TOASTED if why != "another scene" else (TOASTED[0].model_copy(update={"scene": "Other"}), *TOASTED[1:])
     opened = OPENED
+    if why == "the second undoes the first":
+        actions = ["RotateLeft", "Close(Fridge)", "ToggleOn(Toaster)"]
+        toasted = make_episode("t", "turn on the toaster", actions, [30, 31, 33, 40])
     if why == "no scene":
         opened, toasted = ((case[0].model_copy(update={"scene": ""}), *case[1:]) for case in (OPENED, TOASTED))
     episodes, *rest = _judged([opened, toasted], {**SCRIPT, **TOASTER})
@@ -314,6 +328,16 @@ def test_no_instruction_is_composed(why: str) -> None:
         "open the fridge",
         "turn on the toaster",
     }
+
+
+def test_halves_of_one_episode_are_not_composed() -> None:
+    episode = OPENED[0]
+    both = [
+        _Trajectory(episode, text, end, True, {}) for text, end in (("open the fridge", 2), ("turn on the toaster", 3))
+    ]
+    assert _compositions(dict.fromkeys(both, ()), [PRACTISED], 2, seed=0) == []
+    other = replace(both[1], episode=TOASTED[0])
+    assert len(_compositions({both[0]: (), other: ()}, [PRACTISED], 2, seed=0)) == 1
 
 
 def test_actor_history_is_what_it_had_done_before() -> None:
