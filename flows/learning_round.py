@@ -18,7 +18,7 @@ from selu.rounds import Round, Workspace, new_round, run_folder, run_name, save_
 from selu.seeds import derived_seed
 from selu.store import ArtifactRef, OracleRef
 from selu.tasks.checks import check_models
-from selu.tasks.datasets import make_actor_dataset, make_critic_dataset
+from selu.tasks.datasets import corpus_of, make_actor_dataset, make_critic_dataset
 from selu.tasks.evaluation import LabelRun
 from selu.tasks.finetuning import finetune_model
 from selu.tasks.frames import extract_frames
@@ -497,7 +497,7 @@ def _critic_passes(
             settings.self_asking,
             settings.guard,
             (settings.world.height, settings.world.width),
-            settings.critic.path == "embedded" or settings.dataset.replay > 0,
+            corpus_of(settings.dataset) if settings.critic.path == "embedded" or settings.dataset.replay > 0 else None,
         )
     )
     now.guarded.append(decision)

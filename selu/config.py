@@ -363,6 +363,10 @@ class DatasetSettings(_Section):
     """What enters a dataset version."""
 
     replay: Share = Field(default=0.4, description="share of rows that rehearse the base model's frozen corpus")
+    corpus: UserPath | None = Field(
+        default=None,
+        description="Parquet file of the rows to rehearse (columns prompt, completion, images); unset: the embedded model's",
+    )
     negatives_per_positive: float = Field(
         default=1.0, ge=0.0, le=100.0, description="`no` rows kept for each `yes` row in the critic's dataset"
     )
@@ -1112,6 +1116,8 @@ def _missing_files(settings: Settings) -> Iterator[str]:
     instructions = settings.tasks.instructions
     if instructions is not None and not instructions.is_file():
         yield f"tasks.instructions: no such file: {instructions}"
+    if settings.dataset.corpus is not None and not settings.dataset.corpus.is_file():
+        yield f"dataset.corpus: no such file: {settings.dataset.corpus}"
     for name, model in (("actor", settings.actor), ("critic", settings.critic)):
         if model.adapter is not None and not model.adapter.is_dir():
             yield f"{name}.adapter: no such folder: {model.adapter}"

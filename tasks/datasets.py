@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from selu.datasets import DatasetCard
 
-__all__ = ["make_actor_dataset", "make_critic_dataset", "read_dataset"]
+__all__ = ["corpus_of", "make_actor_dataset", "make_critic_dataset", "read_dataset"]
 
 _MODULES = ("selu.datasets", "selu.prompting", "selu.frames")
 CRITIC_DATASET = Stage(name="critic-dataset", version=3, modules=_MODULES)
@@ -58,19 +58,25 @@ def read_dataset(store: Store, ref: ArtifactRef, config: Literal["actor", "criti
         raise ArtifactError(f"the dataset {path} cannot be read: {error}") from error
 
 
+def corpus_of(dataset: DatasetSettings) -> Path:
+    """The frozen corpus to rehearse from."""
+    from selu.base_model.packaging import REPLAY_FILE
+
+    return dataset.corpus or REPLAY_FILE
+
+
 def _replay_digest(dataset: DatasetSettings) -> str | None:
     """Hash of the frozen corpus that is rehearsed, None if none is."""
     if dataset.replay == 0:
         return None
-    from selu.base_model.packaging import REPLAY_FILE
-
+    path = corpus_of(dataset)
     try:
-        with REPLAY_FILE.open("rb") as file:
+        with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ConfigError(
-            f"the corpus to rehearse from cannot be read ({REPLAY_FILE}: {error.strerror}); reinstall the project, or "
-            "set dataset.replay=0 to train without rehearsal"
+            f"the corpus to rehearse from cannot be read ({path}: {error.strerror}); reinstall the project, set "
+            "dataset.corpus to another, or set dataset.replay=0 to train without rehearsal"
         ) from error
 
 
@@ -80,7 +86,7 @@ def _replay(dataset: DatasetSettings) -> datasets.Dataset | None:
     from selu.base_model.packaging import load_replay, split_replay
 
     # The rest is kept for the guard of the critic.
-    return split_replay(load_replay())[0]
+    return split_replay(load_replay(corpus_of(dataset)))[0]
 
 
 def _save(path: Path, rows: datasets.Dataset, config: Literal["actor", "critic"], card: DatasetCard) -> None:
@@ -133,8 +139,8 @@ def make_critic_dataset(
 ) -> Made:
     """The critic's dataset version of a round, out of all shards; `previous` is that of the round before."""
     recipe: dict[str, Json] = {
-        # Compositions are the actor's alone.
-        "dataset": dataset.model_dump(mode="json", exclude={"compositions"}),
+        # Compositions are the actor's alone; of the corpus the content counts, wherever it lies.
+        "dataset": dataset.model_dump(mode="json", exclude={"compositions", "corpus"}),
         "replay": _replay_digest(dataset),
         "prompts": prompts_digest(),
         "style": style,
@@ -192,7 +198,7 @@ def make_actor_dataset(
 ) -> Made:
     """The actor's dataset version of a round, out of what the improved critic accepted."""
     recipe: dict[str, Json] = {
-        "dataset": dataset.model_dump(mode="json"),
+        "dataset": dataset.model_dump(mode="json", exclude={"corpus"}),
         "replay": _replay_digest(dataset),
         "prompts": prompts_digest(),
         "style": style,

@@ -74,14 +74,14 @@ def _limits(guard: GuardSettings) -> dict[str, Json]:
     return guard.model_dump(mode="json", exclude={"enabled", "episodes", "stop", "approval"})
 
 
-def _rehearsed() -> list[Rehearsed]:
+def _rehearsed(corpus: Path) -> list[Rehearsed]:
     """Questions of the base model's corpus that no dataset version draws from; demonstrations are no critic's matter."""
     import datasets
 
     from selu.base_model.packaging import load_replay, split_replay
     from selu.frames import decode_picture
 
-    kept_back = split_replay(load_replay())[1].cast_column("images", datasets.List(datasets.Image(decode=False)))
+    kept_back = split_replay(load_replay(corpus))[1].cast_column("images", datasets.List(datasets.Image(decode=False)))
     return [
         Rehearsed(
             decode_picture(row["images"][0]["bytes"]), row["prompt"][0]["content"], row["completion"][0]["content"]
@@ -104,12 +104,12 @@ def decide_on_critic(
     self_asking: SelfAskingSettings,
     guard: GuardSettings,
     size: tuple[int, int],
-    rehearses: bool,
+    corpus: Path | None,
 ) -> Guarded:
     """Decide on a critic's new adapter.
 
     `judgements` are those of the critic from before, `rejudgements` those of the candidate, on the same `episodes`; `size`
-    is height and width of a frame in pixels; `rehearses`: it is a critic that knows the base model's corpus.
+    is height and width of a frame in pixels; `corpus` is that of its base model, None if there is none that it knows.
     """
 
     def compute(path: Path, report: Meter) -> None:
@@ -117,7 +117,7 @@ def decide_on_critic(
         known = read_episodes(store, episodes)[:_TRAJECTORIES]
         table = FrameTable(read_selected_frames(store, episodes, frames))
         items = [((table.picture(row.episode_id, row.length),), row.instruction) for row in known]
-        rehearsed = _rehearsed() if rehearses else []
+        rehearsed = _rehearsed(corpus) if corpus is not None else []
         signs: list[CriticSigns] = []
         for model, refs in ((before, judgements), (candidate, rejudgements)):
             # What the answers alone say: a verdict that already contains the direct one would agree with itself.
@@ -153,7 +153,7 @@ def decide_on_critic(
             "trajectories": _TRAJECTORIES,
             "by": self_asking.by,
             "size": list(size),
-            "rehearsed": _corpus_digest() if rehearses else None,
+            "rehearsed": file_digest(corpus) if corpus is not None else None,
             "critic": model_config_of(candidate.settings),
             "prompts": prompts_digest(),
         },
@@ -161,12 +161,6 @@ def decide_on_critic(
         models=[before, candidate],
     )
     return _guarded(workspace, made)
-
-
-def _corpus_digest() -> str:
-    from selu.base_model.packaging import REPLAY_FILE
-
-    return file_digest(REPLAY_FILE)
 
 
 def _revisions(store: Store, before: Model, candidate: Model) -> tuple[str, str]:

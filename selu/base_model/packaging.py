@@ -20,6 +20,7 @@ from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFa
 
 from selu.base_model.corpus import Demonstrations, FrameSet, language_turns, question_turns
 from selu.base_model.processor import save_household_processor
+from selu.errors import ConfigError
 from selu.frames import encode_picture
 
 __all__ = ["REPLAY_FILE", "load_replay", "package", "replay_table", "split_replay"]
@@ -67,21 +68,27 @@ def _row(prompt: str, completion: str, picture: Any, kind: str, scene: str) -> d
 
 
 def load_replay(path: Path = REPLAY_FILE) -> datasets.Dataset:
-    """The frozen rehearsal rows: columns prompt, completion, images (and kind, scene)."""
+    """The frozen rehearsal rows: columns prompt, completion, images and kind (`act` are demonstrations), and whatever else.
+
+    Raises:
+        ConfigError: the file cannot be read or lacks a column; `kind` alone may be missing.
+    """
     turn = datasets.List({"role": datasets.Value("string"), "content": datasets.Value("string")})
-    features = datasets.Features(
-        {
-            "prompt": turn,
-            "completion": turn,
-            "images": datasets.List(datasets.Image()),
-            "kind": datasets.Value("string"),
-            "scene": datasets.Value("string"),
-        }
-    )
-    table = pq.read_table(path)
-    return datasets.Dataset(
-        datasets.table.InMemoryTable(table.cast(features.arrow_schema)), info=datasets.DatasetInfo(features=features)
-    )
+    wanted = {"prompt": turn, "completion": turn, "images": datasets.List(datasets.Image())}
+    try:
+        table = pq.read_table(path)
+        if "kind" not in table.column_names:
+            table = table.append_column("kind", pa.array([""] * len(table)))
+        table = table.select([*wanted, "kind"])
+        features = datasets.Features({**wanted, "kind": datasets.Value("string")})
+        table = table.cast(features.arrow_schema)
+    except (OSError, KeyError, pa.ArrowException) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"the corpus to rehearse from, {path}, must be a Parquet file with the columns prompt, completion and images, as "
+            f"TRL reads them, pictures embedded ({reason}); mend it, or set dataset.corpus to another or dataset.replay=0"
+        ) from error
+    return datasets.Dataset(datasets.table.InMemoryTable(table), info=datasets.DatasetInfo(features=features))
 
 
 def split_replay(replay: datasets.Dataset) -> tuple[datasets.Dataset, datasets.Dataset]:
