@@ -382,6 +382,9 @@ class DatasetSettings(_Section):
         le=100,
         description="two-step instructions made of each one-step trajectory and another; 0: none",
     )
+    recoveries: bool = Field(
+        default=True, description="teach the actor to look on where it tried to walk up to something too early"
+    )
     max_rows: int = Field(default=8_000, ge=1, le=10_000_000, description="most rows of a dataset version")
     reuse_previous_rounds: bool = Field(default=True, description="also take what earlier rounds of this run labelled")
 

@@ -81,7 +81,8 @@ class Lineage(Record):
 
     row: int
     source: str = Field(
-        description="verdict, relabel, before_relabel, before_deed, question, asking, step, start, composed, done or rehearsal"
+        description="verdict, relabel, before_relabel, before_deed, question, asking, step, start, composed, recovery, done or "
+        "rehearsal"
     )
     instruction: str
     scene: str
@@ -398,7 +399,7 @@ def actor_rows(
 
     From episodes accepted as done under their own instruction and from accepted relabels, both cut at the frame where
     the instruction was achieved, as far as is known, and ended with `Done`; then from pairs of them that are joined to
-    instructions of two steps. Malformed actions and steps that changed nothing in the picture are left out. `history`
+    instructions of two steps. Malformed actions and steps that led back to the same picture are left out. `history`
     (the number of own actions that the prompt carries), `style` and `skill_set` are those of the rollout: a row under
     the own instruction has the very prompt of its step. Needs every frame of the accepted trajectories.
     """
@@ -427,7 +428,10 @@ def actor_rows(
         return act_prompt(instruction, before[-history:] if history else (), style, skill_set)
 
     def rows_of(trajectory: _Trajectory, before: Sequence[str] = ()) -> list[_Row]:
-        return _trajectory_rows(trajectory, by_episode.get(trajectory.episode.episode_id, []), table, prompt, before)
+        taken = by_episode.get(trajectory.episode.episode_id, [])
+        # Without a memory nobody would know that anything was tried.
+        recoveries = settings.recoveries and history > 0
+        return _trajectory_rows(trajectory, taken, table, prompt, before, recoveries=recoveries)
 
     units = [rows_of(trajectory) for trajectory in trajectories]
     # Without a memory nothing would tell the second half from the first.
@@ -500,6 +504,7 @@ def _compositions(
 
 
 _TURNS = frozenset({"RotateLeft", "RotateRight", "LookUp", "LookDown"})
+_WALKING = frozenset({"Approach", "Walk"})
 
 
 def _at_the_seam(first: _Trajectory, later: Sequence[_Row], frames: FrameTable) -> list[_Row]:
@@ -522,19 +527,26 @@ def _trajectory_rows(
     frames: FrameTable,
     prompt: Callable[[str, Sequence[str]], str],
     before: Sequence[str],
+    *,
+    recoveries: bool,
 ) -> list[_Row]:
-    """Rows of steps 0..end-1 and, of a whole trajectory, a final `Done`; `before` are actions from before the first."""
+    """Rows of steps 0..end-1 and, of a whole trajectory, a final `Done`; `before` are actions from before the first.
+
+    With `recoveries`, a turn that led to a walk teaches twice: also what to do when that walk was tried too early. A walk to
+    what is not in view leaves the picture as it is, so that an actor which hardly ever met that says the same for ever.
+    """
     episode, end = trajectory.episode, trajectory.end
     steps = [step for step in steps if step.step < end]
     if [step.step for step in steps] != list(range(end)):
         raise ArtifactError(f"episode {episode.episode_id} must have the steps 0..{end - 1}, got {len(steps)} of them")
     actions = [*before, *(step.action for step in steps)]
 
-    def row(index: int, completion: str, source: str) -> _Row:
+    def row(index: int, completion: str, source: str, also: Sequence[str] = ()) -> _Row:
         image, told = frames.image(episode.episode_id, index), trajectory.instruction
-        shown = prompt(told, actions[: len(before) + index])
+        shown = prompt(told, [*actions[: len(before) + index], *also])
         return _Row(shown, completion, image, source, episode, told, index, **trajectory.ids)
 
+    wasted = _in_circles(episode.episode_id, end, frames)
     rows: list[_Row] = []
     for step in steps:
         action = parse_action(step.action)
@@ -542,9 +554,33 @@ def _trajectory_rows(
             continue
         if action.verb == "Done":
             return [*rows, row(step.step, "Done", "done")] if trajectory.whole else rows
-        if not frames.same_picture(episode.episode_id, step.step, step.step + 1):
-            rows.append(row(step.step, step.action, trajectory.source))
+        if step.step in wasted:
+            continue
+        rows.append(row(step.step, step.action, trajectory.source))
+        if recoveries and action.verb in _TURNS:
+            walk = next((later for later in steps[step.step + 1 :] if _walks(later) and later.step not in wasted), None)
+            if walk is not None:
+                rows.append(row(step.step, step.action, "recovery", [walk.action]))
     return [*rows, row(end, "Done", "done")] if trajectory.whole else rows
+
+
+def _walks(step: Step) -> bool:
+    action = parse_action(step.action) if step.well_formed else None
+    return action is not None and action.verb in _WALKING
+
+
+def _in_circles(episode_id: str, end: int, frames: FrameTable) -> set[int]:
+    """Steps of 0..end-1 that lie between two frames with the same picture: whatever they did, they led back.
+
+    Among them are those that changed nothing. Nobody should learn them; the shortest way leaves them out.
+    """
+    wasted: set[int] = set()
+    start = 0
+    while start < end:
+        back = next((i for i in range(end, start, -1) if frames.same_picture(episode_id, start, i)), start)
+        wasted.update(range(start, back))
+        start = max(back, start + 1)
+    return wasted
 
 
 def _own_room(settings: DatasetSettings) -> int:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from selu.datasets import DatasetCard
 
-__all__ = ["corpus_of", "make_actor_dataset", "make_critic_dataset", "read_dataset"]
+__all__ = ["ACTORS_ALONE", "corpus_of", "make_actor_dataset", "make_critic_dataset", "read_dataset"]
 
 _MODULES = ("selu.datasets", "selu.prompting", "selu.frames")
 CRITIC_DATASET = Stage(name="critic-dataset", version=3, modules=_MODULES)
@@ -56,6 +56,10 @@ def read_dataset(store: Store, ref: ArtifactRef, config: Literal["actor", "criti
             return datasets.Dataset(datasets.table.InMemoryTable(file.read()))
     except (OSError, ValueError) as error:
         raise ArtifactError(f"the dataset {path} cannot be read: {error}") from error
+
+
+ACTORS_ALONE = ("compositions", "recoveries")
+"""Settings of dataset versions that change nothing of the critic's."""
 
 
 def corpus_of(dataset: DatasetSettings) -> Path:
@@ -139,8 +143,8 @@ def make_critic_dataset(
 ) -> Made:
     """The critic's dataset version of a round, out of all shards; `previous` is that of the round before."""
     recipe: dict[str, Json] = {
-        # Compositions are the actor's alone; of the corpus the content counts, wherever it lies.
-        "dataset": dataset.model_dump(mode="json", exclude={"compositions", "corpus"}),
+        # Of the corpus the content counts, wherever it lies.
+        "dataset": dataset.model_dump(mode="json", exclude={"corpus", *ACTORS_ALONE}),
         "replay": _replay_digest(dataset),
         "prompts": prompts_digest(),
         "style": style,

@@ -16,6 +16,7 @@ import selu.tasks
 from selu.config import DatasetSettings, ModelSettings, Settings
 from selu.rounds import ROUND_STAGES, Round, StageName, Workspace, finished_rounds
 from selu.store import Store
+from selu.tasks.datasets import ACTORS_ALONE
 from selu.tasks.stages import Stage
 
 __all__ = ["PlannedStage", "all_stages", "memory_of", "plan"]
@@ -25,9 +26,9 @@ _READS: dict[StageName, tuple[str, ...]] = {
     "frames": ("frames",),
     "self_asking": ("self_asking", "critic"),
     "hindsight": ("hindsight", "critic_finetuning.enabled"),
-    "critic_dataset": tuple(f"dataset.{name}" for name in DatasetSettings.model_fields if name != "compositions"),
+    "critic_dataset": tuple(f"dataset.{name}" for name in DatasetSettings.model_fields if name not in ACTORS_ALONE),
     "critic_finetuning": ("critic_finetuning",),
-    "rejudging": ("guard", "dataset.compositions"),
+    "rejudging": ("guard", *(f"dataset.{name}" for name in ACTORS_ALONE)),
     "actor_finetuning": ("actor_finetuning",),
     "evaluation": ("evaluation",),
 }

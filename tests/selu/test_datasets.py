@@ -340,6 +340,32 @@ def test_halves_of_one_episode_are_not_composed() -> None:
     assert len(_compositions({both[0]: (), other: ()}, [PRACTISED], 2, seed=0)) == 1
 
 
+def test_a_turn_before_a_walk_also_teaches_what_to_do_when_that_was_tried_too_early() -> None:
+    actions = ["MoveAhead", "RotateLeft", "Approach(Fridge)", "Open(Fridge)"]
+    case = make_episode("a", "open the fridge", actions, [10, 11, 12, 13, 20])
+    rows = lineage(_actor(_judged([case], SCRIPT), history=4))
+    (recovery,) = [row for row in rows if row.source == "recovery"]
+    assert (recovery.frame_indices, recovery.completion) == ((1,), "RotateLeft")
+    assert recovery.prompt == act_prompt("open the fridge", ["MoveAhead", "Approach(Fridge)"])
+    usual = {(row.prompt, row.completion) for row in rows if row.source == "step"}
+    assert (act_prompt("open the fridge", ["MoveAhead"]), "RotateLeft") in usual
+    for settings, history in ((NO_REPLAY.model_copy(update={"recoveries": False}), 4), (NO_REPLAY, 0)):
+        rows = lineage(_actor(_judged([case], SCRIPT), settings, history=history))
+        assert "recovery" not in {row.source for row in rows}
+
+
+def test_steps_that_led_back_to_the_same_picture_teach_nothing() -> None:
+    actions = ["RotateLeft", "MoveAhead", "RotateRight", "RotateLeft", "MoveBack", "Open(Fridge)"]
+    case = make_episode("a", "open the fridge", actions, [10, 11, 12, 13, 12, 11, 20])
+    rows = lineage(_actor(_judged([case], SCRIPT)))
+    # From 11 it went to 12 and 13 and back to 11.
+    assert [(row.frame_indices[0], row.completion) for row in sorted(rows, key=lambda row: row.frame_indices)] == [
+        (0, "RotateLeft"),
+        (5, "Open(Fridge)"),
+        (6, "Done"),
+    ]
+
+
 def test_actor_history_is_what_it_had_done_before() -> None:
     prompts = {row.frame_indices[0]: row.prompt for row in lineage(_actor(_judged([OPENED], SCRIPT), history=1))}
     assert prompts[0] == act_prompt("open the fridge")
