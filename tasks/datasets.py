@@ -38,7 +38,7 @@ __all__ = ["ACTORS_ALONE", "corpus_of", "make_actor_dataset", "make_critic_datas
 
 _MODULES = ("selu.datasets", "selu.prompting", "selu.frames")
 CRITIC_DATASET = Stage(name="critic-dataset", version=3, modules=_MODULES)
-ACTOR_DATASET = Stage(name="actor-dataset", version=3, modules=_MODULES)
+ACTOR_DATASET = Stage(name="actor-dataset", version=4, modules=(*_MODULES, "selu.deeds"))
 
 
 def read_dataset(store: Store, ref: ArtifactRef, config: Literal["actor", "critic"]) -> datasets.Dataset:
