@@ -503,7 +503,8 @@ def _compositions(
     return sorted(pairs, key=lambda pair: _rank(seed, "composed", pair[0].episode.episode_id, pair[0].instruction))
 
 
-_TURNS = frozenset({"RotateLeft", "RotateRight", "LookUp", "LookDown"})
+_BACK = {"RotateLeft": "RotateRight", "RotateRight": "RotateLeft", "LookUp": "LookDown", "LookDown": "LookUp"}
+"""Turns, and the turns back."""
 _WALKING = frozenset({"Approach", "Walk"})
 
 
@@ -514,7 +515,7 @@ def _at_the_seam(first: _Trajectory, later: Sequence[_Row], frames: FrameTable) 
     """
     for row in later[:1]:
         action = parse_action(row.completion)
-        if row.frame_index == 0 and action is not None and action.verb in _TURNS:
+        if row.frame_index == 0 and action is not None and action.verb in _BACK:
             image = frames.image(first.episode.episode_id, first.end)
             ids = {"verdict_id": "", "relabel_id": "", **first.ids}
             return [replace(row, image=image, episode=first.episode, frame_index=first.end, **ids)]
@@ -532,6 +533,7 @@ def _trajectory_rows(
 ) -> list[_Row]:
     """Rows of steps 0..end-1 and, of a whole trajectory, a final `Done`; `before` are actions from before the first.
 
+    A turn back on the last turn is left out like what led back: looking to and fro, an actor never sees what is behind it.
     With `recoveries`, a turn that led to a walk teaches twice: also what to do when that walk was tried too early. A walk to
     what is not in view leaves the picture as it is, so that an actor which hardly ever met that says the same for ever.
     """
@@ -548,16 +550,20 @@ def _trajectory_rows(
 
     wasted = _in_circles(episode.episode_id, end, frames)
     rows: list[_Row] = []
+    turned = ""
     for step in steps:
         action = parse_action(step.action)
         if not step.well_formed or action is None:
             continue
         if action.verb == "Done":
             return [*rows, row(step.step, "Done", "done")] if trajectory.whole else rows
-        if step.step in wasted:
+        last_turn, turned = turned, action.verb if action.verb in _BACK else turned
+        if step.step in wasted or last_turn == _BACK.get(action.verb):
             continue
+        if action.verb not in _BACK:
+            turned = ""  # it got somewhere, from where all looks new
         rows.append(row(step.step, step.action, trajectory.source))
-        if recoveries and action.verb in _TURNS:
+        if recoveries and action.verb in _BACK:
             walk = next((later for later in steps[step.step + 1 :] if _walks(later) and later.step not in wasted), None)
             if walk is not None:
                 rows.append(row(step.step, step.action, "recovery", [walk.action]))

@@ -366,6 +366,21 @@ def test_steps_that_led_back_to_the_same_picture_teach_nothing() -> None:
     ]
 
 
+def test_a_turn_back_on_the_last_turn_teaches_nothing() -> None:
+    actions = ["RotateLeft", "RotateRight", "RotateRight", "MoveAhead", "RotateLeft", "Open(Fridge)"]
+    # The second picture of the same view differs, as it may where something moves.
+    case = make_episode("a", "open the fridge", actions, [10, 11, 12, 13, 14, 15, 20])
+    rows = lineage(_actor(_judged([case], SCRIPT)))
+    assert sorted((row.frame_indices[0], row.completion) for row in rows) == [
+        (0, "RotateLeft"),
+        (2, "RotateRight"),
+        (3, "MoveAhead"),
+        (4, "RotateLeft"),
+        (5, "Open(Fridge)"),
+        (6, "Done"),
+    ]
+
+
 def test_actor_history_is_what_it_had_done_before() -> None:
     prompts = {row.frame_indices[0]: row.prompt for row in lineage(_actor(_judged([OPENED], SCRIPT), history=1))}
     assert prompts[0] == act_prompt("open the fridge")
