@@ -397,16 +397,16 @@ class FinetuningSettings(_Section):
         default="base",
         description="each round's adapter starts afresh from the base model, or from that of the round before",
     )
-    rank: int = Field(default=32, ge=1, le=1024, description="LoRA rank")
-    alpha: int = Field(default=64, ge=1, le=4096, description="LoRA scale: updates are multiplied by alpha / rank")
+    rank: int = Field(default=16, ge=1, le=1024, description="LoRA rank")
+    alpha: int = Field(default=32, ge=1, le=4096, description="LoRA scale: updates are multiplied by alpha / rank")
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="LoRA dropout")
     target: Literal["language", "language+connector", "all"] = Field(
         default="language", description="which linear layers get an adapter: the text side, with the connector, or all"
     )
     learning_rate: float = Field(default=1e-3, gt=0.0, le=1.0, description="peak learning rate")
-    epochs: float = Field(default=6.0, gt=0.0, le=1000.0, description="passes over the dataset version")
+    epochs: float = Field(default=9.0, gt=0.0, le=1000.0, description="passes over the dataset version")
     max_steps: int = Field(
-        default=600, ge=-1, description="no more optimiser steps than these, however many rows; -1: as epochs say"
+        default=900, ge=-1, description="no more optimiser steps than these, however many rows; -1: as epochs say"
     )
     batch_size: int = Field(default=32, ge=1, le=4096, description="rows in an optimiser step")
     weigh: Literal["rows", "tokens"] = Field(
@@ -456,14 +456,13 @@ class FinetuningSettings(_Section):
 
 
 class ActorFinetuningSettings(FinetuningSettings):
-    """The actor's, which has a third of the critic's rows."""
+    """The actor's, which learns more that it did not know, from fewer rows."""
 
+    rank: int = Field(default=32, ge=1, le=1024, description="LoRA rank")
+    alpha: int = Field(default=64, ge=1, le=4096, description="LoRA scale: updates are multiplied by alpha / rank")
     epochs: float = Field(default=12.0, gt=0.0, le=1000.0, description="passes over the dataset version")
     weigh: Literal["rows", "tokens"] = Field(
         default="tokens", description="what counts the same in the loss: each row, however long, or each token of it"
-    )
-    max_steps: int = Field(
-        default=900, ge=-1, description="no more optimiser steps than these, however many rows; -1: as epochs say"
     )
 
 
