@@ -2,6 +2,7 @@
 
 Probe set A lies in the learning scenes, B in the transfer scenes; the general questions are about both. Nothing here
 depends on a run's seed: every method and every seed meets the same tasks, the same trajectories and the same questions.
+Tasks of three steps, which nobody practises, lie in the scenes of A and have figures of their own.
 Floor and ceiling (the random policy and the planner) are measured on the first of the actor's own tasks: as many as it
 takes to record the critic's trajectories, which their n says.
 """
@@ -35,7 +36,7 @@ from selu.tasks.general import GeneralRun, answer_general_questions, measure_gen
 from selu.tasks.judging import judge_own, judge_probe
 from selu.tasks.rollout import PolicyChoice, freeze_probe, roll_out_shard
 from selu.tasks.stages import Model, Outcome, Shard, Value, shards
-from selu.worlds.tasks import has_probes, probe_set
+from selu.worlds.tasks import THREE_STEPS, THREE_STEPS_LIMIT, has_probes, probe_set
 
 __all__ = ["Candidates", "Contestants", "Evaluated", "Learned", "evaluation"]
 _SEED = derived_seed(0, "evaluation")
@@ -188,6 +189,21 @@ def evaluation(
                         phase=phase, probe=probe, trajectories=frozen.ref, truth=frozen.oracle, judgements=judged.ref
                     )
                 )
+
+    if sizes.three_step_episodes and world == "thor":
+        longer = settings.model_copy(
+            update={
+                "world": settings.world.model_copy(update={"max_steps": THREE_STEPS_LIMIT}),
+                "tasks": settings.tasks.model_copy(update={"kinds": ("three_step",)}),
+            }
+        )
+        for phase, actor in actors:
+            policy = PolicyChoice(model=actor, temperature=sizes.temperature, history=settings.rollout.history)
+            label = f"evaluation: actor {phase}, three steps"
+            episodes, oracle = _record(
+                account, workspace, longer, label, THREE_STEPS, sizes.three_step_episodes, policy
+            )
+            actor_runs.append(ActorRun(phase=phase, probe="A", method=THREE_STEPS, episodes=episodes, oracle=oracle))
 
     general_runs: list[GeneralRun] = []
     if sizes.general_questions:

@@ -52,7 +52,9 @@ __all__ = [
     "validate_settings",
 ]
 
-TaskKind = Literal["pick_up", "open", "close", "toggle_on", "toggle_off", "put", "break", "slice", "two_step", "sit"]
+TaskKind = Literal[
+    "pick_up", "open", "close", "toggle_on", "toggle_off", "put", "break", "slice", "two_step", "three_step", "sit"
+]
 Split = Literal["base", "development", "learning", "transfer"]
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio", "comet_ml", "clearml", "swanlab", "dvclive"]
 
@@ -546,6 +548,12 @@ class EvaluationSettings(_Section):
     actor_episodes_b: int = Field(default=100, ge=0, le=100_000, description="actor's episodes in probe set B")
     critic_episodes_a: int = Field(default=200, ge=1, le=100_000, description="trajectories judged in probe set A")
     critic_episodes_b: int = Field(default=100, ge=0, le=100_000, description="trajectories judged in probe set B")
+    three_step_episodes: int = Field(
+        default=60,
+        ge=0,
+        le=100_000,
+        description="actor's episodes of three steps each, in the learning scenes; AI2-THOR's alone",
+    )
     temperature: float = Field(default=0.0, ge=0.0, le=5.0, description="the actor's; 0 is greedy")
     general_questions: int = Field(
         default=400, ge=0, le=100_000, description="questions outside the tasks that show whether a model forgets"

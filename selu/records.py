@@ -65,7 +65,7 @@ class Task(Record):
 
     task_id: str
     scene: str = Field(description="iTHOR scene, e.g. FloorPlan21")
-    kind: str = Field(description="pick_up, open, close, toggle_on, toggle_off, put, ... or two_step")
+    kind: str = Field(description="pick_up, open, close, toggle_on, toggle_off, put, ..., two_step or three_step")
     instruction: str
     goal: tuple[Condition, ...] = Field(default=(), description="ground truth; empty where it cannot be told")
     setup: Setup

@@ -25,6 +25,7 @@ from selu.guards import GuardReport
 from selu.seeds import derived_seed
 from selu.statistics import cluster_bootstrap_difference
 from selu.store import ArtifactRef, Json, OracleRef, Store, artifact_key, read_table
+from selu.worlds.tasks import THREE_STEPS
 
 __all__ = [
     "ROUND_STAGES",
@@ -389,11 +390,11 @@ def summary(store: Store, finished: Round) -> dict[str, Any]:
     """The round in plain JSON values, as ``selu report --json`` prints it.
 
     `critic` is the balanced accuracy of the direct verdict and `actor` the rate of success, both on probe set A; what
-    they are on B stands under ``probe_b``. `labels` are those of the improved critic, which train the actor; those of
-    the critic as it was stand under ``before``. Of these, ``n`` counts labels that say "done", ``false_rate`` is the
-    share of false ones among them and ``coverage`` the share of episodes that gave one; ``labelled`` is the share of
-    episodes that gave any accepted label. ``labels.before.critic_labels`` is the share of false ones among everything,
-    "not done" and contrasts included, that the critic's dataset is drawn from.
+    they are on B stands under ``probe_b``, on tasks of three steps under ``three_steps``. `labels` are those of the improved
+    critic, which train the actor; those of the critic as it was stand under ``before``. Of these, ``n`` counts labels that
+    say "done", ``false_rate`` is the share of false ones among them and ``coverage`` the share of episodes that gave one;
+    ``labelled`` is the share of episodes that gave any accepted label. ``labels.before.critic_labels`` is the share of false
+    ones among everything, "not done" and contrasts included, that the critic's dataset is drawn from.
     ``critic.own`` is the direct verdict on what the actor played on A itself. `guards` are the guards'
     decisions: their signals and limits, what the candidate then gained by the oracle, and whether they were right.
     `general` is the share of right answers to questions outside the tasks, null where they were left out.
@@ -417,7 +418,11 @@ def summary(store: Store, finished: Round) -> dict[str, Any]:
             },
             "own": _before_and_after(rows, "critic", "A", "direct:own", "balanced_accuracy"),
         },
-        "actor": {**actor, "probe_b": _before_and_after(rows, "actor", "B", "selu", "success_rate")},
+        "actor": {
+            **actor,
+            "probe_b": _before_and_after(rows, "actor", "B", "selu", "success_rate"),
+            "three_steps": _before_and_after(rows, "actor", "A", THREE_STEPS, "success_rate"),
+        },
         "labels": {
             **_labels(rows, "after"),
             "before": {**_labels(rows, "before"), "critic_labels": _figure(_critic_labels(rows))},

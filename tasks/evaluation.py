@@ -50,7 +50,7 @@ from selu.tasks.stages import (
     read_steps,
     stage_task,
 )
-from selu.worlds.tasks import kind_of_instruction
+from selu.worlds.tasks import THREE_STEPS, kind_of_instruction
 
 __all__ = [
     "ActorRun",
@@ -166,7 +166,9 @@ class ActorRun(Value):
 
     phase: Phase
     probe: Probe
-    method: str = Field(description="selu, or the name of a scripted policy: floor and ceiling")
+    method: str = Field(
+        description="selu; three_steps: the same actor on tasks of three steps; or a scripted policy: floor and ceiling"
+    )
     episodes: tuple[ArtifactRef, ...]
     oracle: tuple[OracleRef, ...]
 
@@ -233,7 +235,7 @@ def measure_actor(
         }
         for item in runs:
             series = Series(run, round_number, "actor", item.phase, item.probe, item.method)
-            wanted = acted.get(item.probe)
+            wanted = None if item.method == THREE_STEPS else acted.get(item.probe)
             episodes = [row for row in read_episodes(store, item.episodes) if wanted is None or row.task_id in wanted]
             counted = {row.episode_id for row in episodes}
             truth, _ = read_oracle(store, item.oracle)

@@ -131,10 +131,12 @@ def freeze_probe(workspace: Workspace, shard: Shard, name: str, count: int, kind
 
     Kinds take turns in the set, so that any beginning is a mixture.
     """
-    from selu.worlds.tasks import frozen_tasks
+    from selu.worlds.tasks import THREE_STEPS, frozen_tasks
 
     shipped = frozen_tasks(name)
     limit = f"evaluation.actor_episodes_{name[-1]} and evaluation.critic_episodes_{name[-1]}"
+    if name == THREE_STEPS:
+        limit = "evaluation.three_step_episodes"
     if count > len(shipped):
         raise ConfigError(f"the frozen set {name} has {len(shipped)} tasks, {count} were asked for; lower {limit}")
     chosen = [task for task in shipped if task.kind in kinds][:count]

@@ -212,6 +212,7 @@ def small_settings(data_dir: Path, model: Path, **sections: Any) -> Settings:
             "actor_episodes_b": 4,
             "critic_episodes_a": 8,
             "critic_episodes_b": 4,
+            "three_step_episodes": 0,
             "general_questions": 20,
             "bootstrap": 100,
         },

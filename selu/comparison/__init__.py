@@ -25,6 +25,7 @@ from selu.rounds import Round, finished_rounds, run_folder
 from selu.seeds import derived_seed
 from selu.statistics import Rate, bootstrap_balanced_accuracy, bootstrap_mean, wilson
 from selu.store import Store
+from selu.worlds.tasks import THREE_STEPS
 
 __all__ = [
     "Comparison",
@@ -154,9 +155,9 @@ class ComparisonRow(Record):
     seeds: int = Field(description="runs behind it")
     measure: str = Field(
         description="critic (balanced accuracy of the direct verdict), critic_self_asking, actor (success), "
-        "general_critic, general_actor, each also with _gain (over the base model); false_rate, coverage, labelled and "
-        "false_rate_critic_labels of labels; environment_steps, tokens_read, tokens_written and tokens_trained of a run "
-        "up to this round"
+        "actor_three_steps, general_critic, general_actor, each also with _gain (over the base model); false_rate, coverage, "
+        "labelled and false_rate_critic_labels of labels; environment_steps, tokens_read, tokens_written and tokens_trained of "
+        "a run up to this round"
     )
     probe: str = Field(description="A: learning scenes, B: transfer scenes, A+B; empty for labels and budgets")
     kind: str = Field(description="all, one_step or two_step tasks")
@@ -305,6 +306,7 @@ _MEASURES = (
     ("critic", "critic", "direct", ("A", "B")),
     ("critic_self_asking", "critic", "self_asking", ("A", "B")),
     ("actor", "actor", "selu", ("A", "B")),
+    ("actor_three_steps", "actor", THREE_STEPS, ("A",)),
     ("general_critic", "general", "critic", ("A+B",)),
     ("general_actor", "general", "actor", ("A+B",)),
 )
@@ -398,9 +400,7 @@ def _untrained_rows(run: RunRecord, samples: int) -> list[ComparisonRow]:
 
     They are the same in every run, whose probes and base model are one.
     """
-    direct: list[tuple[str, str, str, tuple[str, ...]]] = [
-        row for row in _MEASURES if row[0] in ("critic", "actor", "general_critic", "general_actor")
-    ]
+    direct: list[tuple[str, str, str, tuple[str, ...]]] = [row for row in _MEASURES if row[0] != "critic_self_asking"]
     both = ("A", "B")
     wanted: list[tuple[str, list[tuple[str, str, str, tuple[str, ...]]]]] = [
         ("base model", direct),

@@ -33,6 +33,7 @@ from selu.rounds import (
 )
 from selu.seen_rows import PICTURE, ROW, SeenRow
 from selu.store import ArtifactRef, OracleRef, Store
+from selu.worlds.tasks import THREE_STEPS
 
 __all__ = ["gather"]
 
@@ -169,6 +170,13 @@ _RESULTS = (
         "On what the present actor itself does, in place of the frozen mixture; classes weigh alike.",
     ),
     ("actor", "selu", "success_rate", "Actor", "Tasks whose goal holds when the episode ends."),
+    (
+        "actor",
+        THREE_STEPS,
+        "success_rate",
+        "Actor, three steps",
+        "Longer than anything that is practised: all three goals hold when the episode ends.",
+    ),
 )
 
 
@@ -179,7 +187,8 @@ def _comparison(
         find_metric(rows, subject=subject, phase=phase, probe=probe, method=method, metric=name)
         for phase, name in (("before", metric), ("after", metric), ("after", f"{metric}_gain"))
     )
-    return Comparison(subject, label, note, probe, before, after, gain, _marks(rows, subject, probe))
+    marks = () if method == THREE_STEPS else _marks(rows, subject, probe)
+    return Comparison(subject, label, note, probe, before, after, gain, marks)
 
 
 def _comparisons(rows: Sequence[MetricRow]) -> tuple[Comparison, ...]:
@@ -228,7 +237,7 @@ def _references(rows: Sequence[MetricRow]) -> tuple[Comparison, ...]:
         if row.subject in wanted
         and row.probe in ("A", "B")
         and row.metric == wanted[row.subject][0]
-        and row.method not in ("direct", "self_asking", "direct:own", "selu")
+        and row.method not in ("direct", "self_asking", "direct:own", "selu", THREE_STEPS)
     }
     labels = {
         "random": ("Random policy", "the actor's floor"),

@@ -27,6 +27,8 @@ from selu.worlds.vocabulary import CHARACTER, NAMES, spoken_name, type_of
 __all__ = [
     "ENCLOSING",
     "FROZEN",
+    "THREE_STEPS",
+    "THREE_STEPS_LIMIT",
     "Draft",
     "HasKinds",
     "HasScenes",
@@ -345,21 +347,48 @@ def _put(objects: Objects, rng: np.random.Generator, without: Iterable[str] = ()
     return Draft(put_instruction(chosen, place), goal, target["objectId"], states, held=thing["objectId"])
 
 
-def _two_step(objects: Objects, rng: np.random.Generator) -> Draft | None:
-    first_kind, second_kind = _PAIRS[int(rng.integers(len(_PAIRS)))]
-    first = _KINDS[first_kind](objects, rng)
-    if first is None:
-        return None
-    second = _KINDS[second_kind](objects, rng, without={c.object_type for c in first.goal})
-    if second is None:
-        return None
-    return Draft(
-        join_steps(first.instruction, second.instruction),
-        first.goal + second.goal,
-        first.target,
-        {**first.states, **second.states},
-    )
+def _in_order(forms: Sequence[tuple[str, ...]]) -> Callable[[Objects, np.random.Generator], Draft | None]:
+    """A kind of several steps, each about another type of object, whose kinds are drawn from `forms`."""
 
+    def draw(objects: Objects, rng: np.random.Generator) -> Draft | None:
+        whole: Draft | None = None
+        for kind in forms[int(rng.integers(len(forms)))]:
+            part = _KINDS[kind](objects, rng, without=() if whole is None else {c.object_type for c in whole.goal})
+            if part is None:
+                return None
+            whole = (
+                part
+                if whole is None
+                else Draft(
+                    join_steps(whole.instruction, part.instruction),
+                    whole.goal + part.goal,
+                    whole.target,
+                    {**whole.states, **part.states},
+                )
+            )
+        return whole
+
+    return draw
+
+
+_PAIRS = (
+    ("open", "pick_up"),
+    ("pick_up", "open"),
+    ("toggle_on", "pick_up"),
+    ("pick_up", "toggle_on"),
+    ("close", "toggle_off"),
+    ("open", "toggle_on"),
+    ("toggle_off", "close"),
+    ("pick_up", "close"),
+)
+_TRIPLES = (
+    ("open", "toggle_on", "pick_up"),
+    ("toggle_on", "pick_up", "open"),
+    ("pick_up", "open", "toggle_on"),
+    ("toggle_on", "pick_up", "close"),
+    ("pick_up", "close", "toggle_off"),
+)
+"""Compositions whose goals can hold together at the end. Neighbours in a triple are pairs too."""
 
 _KINDS: dict[str, Callable[..., Draft | None]] = {
     "pick_up": _pick_up,
@@ -370,7 +399,8 @@ _KINDS: dict[str, Callable[..., Draft | None]] = {
     "put": _put,
     "break": _break,
     "slice": _slice,
-    "two_step": _two_step,
+    "two_step": _in_order(_PAIRS),
+    "three_step": _in_order(_TRIPLES),
 }
 _ABLE = {
     "held": PICKUPABLE,
@@ -383,17 +413,6 @@ _ABLE = {
     "sliced": SLICEABLE,
 }
 """What the object of a goal may be."""
-_PAIRS = (
-    ("open", "pick_up"),
-    ("pick_up", "open"),
-    ("toggle_on", "pick_up"),
-    ("pick_up", "toggle_on"),
-    ("close", "toggle_off"),
-    ("open", "toggle_on"),
-    ("toggle_off", "close"),
-    ("pick_up", "close"),
-)
-"""Compositions whose goals can hold together at the end."""
 
 
 # --- instructions of several steps -----------------------------------------------------------------------------------
@@ -402,7 +421,7 @@ _AND_THEN = " and then "
 
 
 def join_steps(first: str, second: str) -> str:
-    """One instruction of two steps."""
+    """One instruction of two steps, or of more where a part has several."""
     return f"{first}{_AND_THEN}{second}"
 
 
@@ -451,7 +470,7 @@ def kind_of_instruction(instruction: str) -> str:
     if not goal:
         return "own"
     if len(goal) > 1:
-        return "two_step"
+        return {2: "two_step", 3: "three_step"}.get(len(goal), "own")
     return "sit" if goal[0].object_type == CHARACTER else _KIND_OF_PREDICATE[goal[0].predicate]
 
 
@@ -511,6 +530,13 @@ def user_tasks(path: Path, world: World, scenes: Sequence[str], seed: int, count
 def probe_set(world: str, probe: str) -> str:
     """Name of a world's frozen task set: probe ``a`` lies in the learning scenes, ``b`` in the transfer scenes."""
     return f"probe_{probe}" if world == "thor" else f"{world}_probe_{probe}"
+
+
+THREE_STEPS = "three_steps"
+"""Name of the frozen set of three-step tasks in the learning scenes. No practised task is about three things, so none
+begins like one of them."""
+THREE_STEPS_LIMIT = 20
+"""Actions that one of them may take, as the planner proved."""
 
 
 def has_probes(world: str) -> bool:

@@ -12,7 +12,15 @@ from selu.records import Condition
 from selu.worlds.actions import parse_action
 from selu.worlds.base import holds
 from selu.worlds.planner import solve
-from selu.worlds.tasks import frozen_tasks, generate_tasks, goal_of_instruction, kind_of_instruction, start_key
+from selu.worlds.tasks import (
+    THREE_STEPS,
+    THREE_STEPS_LIMIT,
+    frozen_tasks,
+    generate_tasks,
+    goal_of_instruction,
+    kind_of_instruction,
+    start_key,
+)
 from selu.worlds.thor import PlayerSimulator, ThorWorld
 
 SETTINGS = WorldSettings()
@@ -45,6 +53,21 @@ def test_the_frozen_probes_lie_in_their_splits() -> None:
         assert len(tasks) == count
         assert {t.scene for t in tasks} == set(scenes_of_split(split))
         assert len({t.task_id for t in tasks}) == count
+
+
+def test_the_longer_tasks_are_of_three_steps_and_can_be_solved_within_their_limit() -> None:
+    tasks = frozen_tasks(THREE_STEPS)
+    assert {(t.kind, kind_of_instruction(t.instruction), len(t.goal)) for t in tasks} == {
+        ("three_step", "three_step", 3)
+    }
+    assert {t.scene for t in tasks} == set(scenes_of_split("learning"))
+    settings = WorldSettings(max_steps=THREE_STEPS_LIMIT)
+    longer = ThorWorld(PlayerSimulator(settings), settings)
+    for task in tasks[::30]:
+        longer.reset(options={"task": task})
+        assert not holds(task.goal, longer.oracle().facts)
+        assert len(solve(longer)) <= THREE_STEPS_LIMIT
+        assert holds(task.goal, longer.oracle().facts), task.instruction
 
 
 def test_practice_never_begins_like_a_probe(world: ThorWorld) -> None:
