@@ -291,7 +291,8 @@ def compare(
         from selu.rounds import Workspace
         from selu.tasks.comparison import records_in
 
-        readme = draw(Workspace.of(settings), plan, out, records_in(out))[0]
+        workspace = Workspace.of(settings)
+        readme = draw(workspace, plan, out, records_in(workspace, plan, out))[0]
     else:
         readme = _run_flow(settings, start, verbose=verbose)
     _out.print(f"Comparison: {out / readme.name if out else readme}", soft_wrap=True)

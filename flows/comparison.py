@@ -66,9 +66,9 @@ def comparison(
         # Read again each time: another process may be at other seeds.
         write_notes(workspace, {**read_notes(workspace), run.note: (state, said)})
 
-    records = records_in(out)
     for run in plan.runs:
-        if is_whole(run, records.get(run.key)):
+        # Read again each time, too.
+        if is_whole(run, records_in(workspace, plan, out).get(run.key)):
             fruitful = True
             continue
         try:

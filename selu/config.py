@@ -367,7 +367,9 @@ class DatasetSettings(_Section):
     replay: Share = Field(default=0.4, description="share of rows that rehearse the base model's frozen corpus")
     corpus: UserPath | None = Field(
         default=None,
-        description="Parquet file of the rows to rehearse (columns prompt, completion, images); unset: the embedded model's",
+        description="Parquet file of the rows to rehearse, a part of what the base model was trained on before any learning, "
+        "from scenes that nobody practises in (columns prompt, completion, images; kind `act` marks demonstrations); unset: "
+        "the embedded model's",
     )
     negatives_per_positive: float = Field(
         default=1.0, ge=0.0, le=100.0, description="`no` rows kept for each `yes` row in the critic's dataset"
@@ -684,6 +686,12 @@ def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
                 ("world.server", "rollout.players"),
                 f"world.server={world.server} is one simulator with one home in it, but rollout.players="
                 f"{settings.rollout.players} would drive it at once; set rollout.players=1",
+            )
+        if world.server is not None and settings.orchestration.task_runner != "threads":
+            yield (
+                ("world.server", "orchestration.task_runner"),
+                f"world.server={world.server} is one simulator, but orchestration.task_runner="
+                f"{settings.orchestration.task_runner} would drive it from several processes; set it to threads",
             )
         if tasks.unsolvable:
             yield (

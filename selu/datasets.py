@@ -399,9 +399,10 @@ def actor_rows(
 
     From episodes accepted as done under their own instruction and from accepted relabels, both cut at the frame where
     the instruction was achieved, as far as is known, and ended with `Done`; then from pairs of them that are joined to
-    instructions of two steps. Malformed actions and steps that led back to the same picture are left out. `history`
+    instructions of two steps. Malformed actions, steps that led back to the same picture and turns back are left out. `history`
     (the number of own actions that the prompt carries), `style` and `skill_set` are those of the rollout: a row under
-    the own instruction has the very prompt of its step. Needs every frame of the accepted trajectories.
+    the own instruction has the very prompt of its step, but for those of `settings.recoveries`, whose memory ends with a
+    walk that was tried too early. Needs every frame of the accepted trajectories.
     """
     known, table = {episode.episode_id: episode for episode in episodes}, FrameTable(frames)
     by_episode = steps_by_episode(steps)
@@ -499,7 +500,7 @@ def _compositions(
         for joined in sorted(partners, key=lambda text: _rank(seed, first.episode.episode_id, text))[:each]:
             start = replace(first, instruction=joined, whole=False, source="composed")
             pairs.append((start, replace(partners[joined], instruction=joined, source="composed")))
-    # Where there is no room for all, every scene gets some.
+    # Where there is no room for all, it is not the first scenes that get theirs.
     return sorted(pairs, key=lambda pair: _rank(seed, "composed", pair[0].episode.episode_id, pair[0].instruction))
 
 
@@ -548,7 +549,9 @@ def _trajectory_rows(
         shown = prompt(told, [*actions[: len(before) + index], *also])
         return _Row(shown, completion, image, source, episode, told, index, **trajectory.ids)
 
-    wasted = _in_circles(episode.episode_id, end, frames)
+    # Never the last deed: whoever opened the fridge before it closed it sees in the end what it saw before both.
+    last = next((deed.step for deed in reversed(deeds_of(steps, frames)) if deed.seen), end)
+    wasted = _in_circles(episode.episode_id, 0, last, frames) | _in_circles(episode.episode_id, last + 1, end, frames)
     rows: list[_Row] = []
     turned = ""
     for step in steps:
@@ -557,11 +560,12 @@ def _trajectory_rows(
             continue
         if action.verb == "Done":
             return [*rows, row(step.step, "Done", "done")] if trajectory.whole else rows
-        last_turn, turned = turned, action.verb if action.verb in _BACK else turned
-        if step.step in wasted or last_turn == _BACK.get(action.verb):
+        if step.step in wasted:
             continue
-        if action.verb not in _BACK:
-            turned = ""  # it got somewhere, from where all looks new
+        # Where it got somewhere, all looks new.
+        last_turn, turned = turned, action.verb if action.verb in _BACK else ""
+        if last_turn == _BACK.get(action.verb):
+            continue
         rows.append(row(step.step, step.action, trajectory.source))
         if recoveries and action.verb in _BACK:
             walk = next((later for later in steps[step.step + 1 :] if _walks(later) and later.step not in wasted), None)
@@ -575,13 +579,12 @@ def _walks(step: Step) -> bool:
     return action is not None and action.verb in _WALKING
 
 
-def _in_circles(episode_id: str, end: int, frames: FrameTable) -> set[int]:
-    """Steps of 0..end-1 that lie between two frames with the same picture: whatever they did, they led back.
+def _in_circles(episode_id: str, start: int, end: int, frames: FrameTable) -> set[int]:
+    """Steps start..end-1 that lie between two of their frames with the same picture: whatever they did, they led back.
 
     Among them are those that changed nothing. Nobody should learn them; the shortest way leaves them out.
     """
     wasted: set[int] = set()
-    start = 0
     while start < end:
         back = next((i for i in range(end, start, -1) if frames.same_picture(episode_id, start, i)), start)
         wasted.update(range(start, back))

@@ -11,35 +11,48 @@ from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import PrefectException
 
 from selu.comparison import Plan
-from selu.comparison.runs import RunRecord, read_records
+from selu.comparison.runs import CORPUS, PROMPTS, RunRecord, read_records
+from selu.prompting import prompts_digest
 from selu.rounds import Workspace
+from selu.tasks.datasets import replay_digest
 from selu.tasks.planning import all_stages
+from selu.tasks.stages import Model
 
 __all__ = ["draw_comparison", "records_in"]
 
 logger = logging.getLogger("selu.comparison")
 
 
-def records_in(out: Path | None) -> dict[str, RunRecord]:
-    """Records of runs that an earlier comparison left in `out`, on this machine or another, as far as they still count.
+def records_in(workspace: Workspace, plan: Plan, out: Path | None) -> dict[str, RunRecord]:
+    """Records of a plan's runs that an earlier comparison left in `out`, on this machine or another, as far as they count.
 
-    One that was made by other versions of the stages is of another recipe, and left out with a warning.
+    One that was made by other versions of the stages, with other prompts, another corpus or another base model is of
+    another recipe, and left out with a warning.
 
     Raises:
-        ArtifactError: a record is incomplete or altered.
+        ArtifactError: a record is incomplete or cannot be read.
+        ConfigError: a model or the corpus of the plan cannot be found.
     """
     from selu.comparison.writing import RECORDS
 
-    if out is None:
-        return {}
-    now = {stage.name: stage.version for stage in all_stages()}
+    found = {} if out is None else read_records(out / RECORDS)
+    stages, store = {stage.name: stage.version for stage in all_stages()}, workspace.store()
     kept = {}
-    for key, record in read_records(out / RECORDS).items():
-        other = sorted(name for name, version in record.recipe.items() if now.get(name) != version)
+    for run in plan.runs:
+        if (record := found.get(run.key)) is None:
+            continue
+        settings = run.settings
+        now = stages | {PROMPTS: prompts_digest(), CORPUS: replay_digest(settings.dataset)}
+        bases = {
+            who: Model(settings=model).revision(store)
+            for who, model in (("actor", settings.actor), ("critic", settings.critic))
+        }
+        other = [name for name, made in record.recipe.items() if now.get(name) != made]
+        other += [f"base model of the {who}" for who, made in record.base_models.items() if bases[who] != made]
         if other:
-            logger.warning("%s/%s is left out: other versions of %s made it", RECORDS, key, ", ".join(other))
+            logger.warning("%s/%s is left out, for it was made with another %s", RECORDS, run.key, ", ".join(other))
         else:
-            kept[key] = record
+            kept[run.key] = record
     return kept
 
 
@@ -53,7 +66,7 @@ def draw_comparison(workspace: Workspace, plan: Plan, out: Path | None = None) -
     """
     from selu.comparison.writing import draw, table_rows
 
-    readme, drawn = draw(workspace, plan, out, records_in(out))
+    readme, drawn = draw(workspace, plan, out, records_in(workspace, plan, out))
     try:
         create_table_artifact(table_rows(drawn), key="comparison", description="SELU beside other methods")
     except (PrefectException, OSError) as error:

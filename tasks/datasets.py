@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
     from selu.datasets import DatasetCard
 
-__all__ = ["ACTORS_ALONE", "corpus_of", "make_actor_dataset", "make_critic_dataset", "read_dataset"]
+__all__ = ["ACTORS_ALONE", "corpus_of", "make_actor_dataset", "make_critic_dataset", "read_dataset", "replay_digest"]
 
-_MODULES = ("selu.datasets", "selu.prompting", "selu.frames")
+_MODULES = ("selu.datasets", "selu.prompting", "selu.frames", "selu.base_model.packaging")
 CRITIC_DATASET = Stage(name="critic-dataset", version=3, modules=_MODULES)
-ACTOR_DATASET = Stage(name="actor-dataset", version=4, modules=(*_MODULES, "selu.deeds"))
+ACTOR_DATASET = Stage(name="actor-dataset", version=5, modules=(*_MODULES, "selu.deeds"))
 
 
 def read_dataset(store: Store, ref: ArtifactRef, config: Literal["actor", "critic"]) -> datasets.Dataset:
@@ -69,7 +69,7 @@ def corpus_of(dataset: DatasetSettings) -> Path:
     return dataset.corpus or REPLAY_FILE
 
 
-def _replay_digest(dataset: DatasetSettings) -> str | None:
+def replay_digest(dataset: DatasetSettings) -> str | None:
     """Hash of the frozen corpus that is rehearsed, None if none is."""
     if dataset.replay == 0:
         return None
@@ -145,7 +145,7 @@ def make_critic_dataset(
     recipe: dict[str, Json] = {
         # Of the corpus the content counts, wherever it lies.
         "dataset": dataset.model_dump(mode="json", exclude={"corpus", *ACTORS_ALONE}),
-        "replay": _replay_digest(dataset),
+        "replay": replay_digest(dataset),
         "prompts": prompts_digest(),
         "style": style,
         "seed": seed,
@@ -203,7 +203,7 @@ def make_actor_dataset(
     """The actor's dataset version of a round, out of what the improved critic accepted."""
     recipe: dict[str, Json] = {
         "dataset": dataset.model_dump(mode="json", exclude={"corpus"}),
-        "replay": _replay_digest(dataset),
+        "replay": replay_digest(dataset),
         "prompts": prompts_digest(),
         "style": style,
         "skill_set": skill_set,

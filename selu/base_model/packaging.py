@@ -68,20 +68,27 @@ def _row(prompt: str, completion: str, picture: Any, kind: str, scene: str) -> d
 
 
 def load_replay(path: Path = REPLAY_FILE) -> datasets.Dataset:
-    """The frozen rehearsal rows: columns prompt, completion, images and kind (`act` are demonstrations), and whatever else.
+    """The frozen rehearsal rows: columns prompt, completion, images, kind (`act` are demonstrations) and scene.
 
     Raises:
-        ConfigError: the file cannot be read or lacks a column; `kind` alone may be missing.
+        ConfigError: the file cannot be read, lacks a column (`kind` and `scene` may be missing, and are empty then), or has
+            a row without text or without an embedded picture.
     """
     turn = datasets.List({"role": datasets.Value("string"), "content": datasets.Value("string")})
-    wanted = {"prompt": turn, "completion": turn, "images": datasets.List(datasets.Image())}
+    wanted: dict[str, Any] = {"prompt": turn, "completion": turn, "images": datasets.List(datasets.Image())}
     try:
         table = pq.read_table(path)
-        if "kind" not in table.column_names:
-            table = table.append_column("kind", pa.array([""] * len(table)))
-        table = table.select([*wanted, "kind"])
-        features = datasets.Features({**wanted, "kind": datasets.Value("string")})
+        for name in ("kind", "scene"):
+            if name not in table.column_names:
+                table = table.append_column(name, pa.array([""] * len(table), pa.string()))
+            wanted[name] = datasets.Value("string")
+        table = table.select(list(wanted))
+        features = datasets.Features(wanted)
         table = table.cast(features.arrow_schema)
+        for number, row in enumerate(table.select(["prompt", "completion", "images"]).to_pylist()):
+            told = row["prompt"] and row["completion"] and row["images"]
+            if not told or any(image["bytes"] is None for image in row["images"]):
+                raise KeyError(f"row {number} has no text or no embedded picture")
     except (OSError, KeyError, pa.ArrowException) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(

@@ -188,7 +188,7 @@ class Comparison:
 
 
 def runs_of(store: Store, plan: Plan, records: Mapping[str, RunRecord] | None = None) -> dict[str, RunRecord]:
-    """What there is of a plan's runs by their keys: from the store, or from `records` where these have come further.
+    """What there is of a plan's runs by their keys, all their rounds: from `records`, or from the store where it has more.
 
     Raises:
         ArtifactError: figures of a finished round are no longer there.
@@ -198,14 +198,13 @@ def runs_of(store: Store, plan: Plan, records: Mapping[str, RunRecord] | None = 
         recorded[run_folder(item.settings)][item.round] = item
     found: dict[str, RunRecord] = {}
     for run in plan.runs:
-        rounds = _in_a_row(recorded[run.key], run.settings.rounds)
-        made = record_run(store, run.key, rounds) if rounds else None
+        rounds = _in_a_row(recorded[run.key])
         kept = (records or {}).get(run.key)
-        if kept is not None:
-            kept = kept.up_to(run.settings.rounds)
-        furthest = max((item for item in (made, kept) if item is not None), key=lambda item: item.rounds, default=None)
-        if furthest is not None:
-            found[run.key] = furthest
+        # Of two that are as far the record counts: nobody has looked whether what is in the store is of today's recipe.
+        if rounds and (kept is None or kept.rounds < len(rounds)):
+            found[run.key] = record_run(store, run.key, rounds)
+        elif kept is not None:
+            found[run.key] = kept
     return found
 
 
@@ -227,6 +226,8 @@ def compare(
     states = []
     for run in plan.runs:
         record = found.get(run.key)
+        if record is not None:
+            record = record.up_to(run.settings.rounds)
         state, said = told.get(run.note, (None, ""))
         if record is not None and is_whole(run, record):
             state, said = "finished", "" if record.rounds >= run.settings.rounds else record.stopped or ""
@@ -259,13 +260,13 @@ def compare(
     return Comparison(plan, tuple(states), tuple(rows))
 
 
-def _in_a_row(rounds: Mapping[int, Round], most: int) -> list[Round]:
-    """Rounds 1, 2, ... as far as each goes on from the one before, at most so many.
+def _in_a_row(rounds: Mapping[int, Round]) -> list[Round]:
+    """Rounds 1, 2, ... as far as each goes on from the one before.
 
     Of a run that was started anew, with changed code, later rounds of the first time may still be recorded.
     """
     found: list[Round] = []
-    while len(found) < most and (item := rounds.get(len(found) + 1)) is not None:
+    while (item := rounds.get(len(found) + 1)) is not None:
         if found and not _goes_on(found[-1], item):
             break
         found.append(item)

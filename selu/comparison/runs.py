@@ -14,17 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from selu.errors import ArtifactError
 from selu.evaluation import ItemOutcome, MetricRow
 from selu.rounds import Round, digests, round_metrics, why_stopped
 from selu.store import ArtifactRef, Store, read_table, write_table
 
-__all__ = ["SPENT", "ItemKey", "RunRecord", "read_records", "record_run"]
+__all__ = ["CORPUS", "PROMPTS", "SPENT", "ItemKey", "RunRecord", "read_records", "record_run"]
 
 ItemKey = tuple[str, str, str, str]
 """subject, probe, method, item"""
+
+PROMPTS, CORPUS = "prompts", "replay"
+"""What a recipe holds beside stages, by its names in artifacts' configurations."""
 
 _FACTS, _OUTCOMES, _METRICS = "run.json", "outcomes.parquet", "metrics.parquet"
 _TOKENS = ("read", "written", "trained")
@@ -47,7 +50,9 @@ class RunRecord(BaseModel):
     budgets: tuple[dict[str, float | None], ...] = Field(
         description="environment steps and tokens up to each round, evaluation left out; None where they are unknown"
     )
-    recipe: dict[str, int] = Field(description="versions of the stages that made it")
+    recipe: dict[str, int | str] = Field(
+        description="versions of the stages that made and measured it, digests of prompts and rehearsed corpus"
+    )
     outcomes: tuple[ItemOutcome, ...] = Field(exclude=True, repr=False)
     metrics: tuple[MetricRow, ...] = Field(exclude=True, repr=False)
 
@@ -127,7 +132,7 @@ def read_records(folder: Path) -> dict[str, RunRecord]:
     """The records in the folders below `folder`, by their keys; none if it does not exist.
 
     Raises:
-        ArtifactError: one is incomplete or altered.
+        ArtifactError: one is incomplete or cannot be read.
     """
     found = {}
     for path in sorted(folder.glob(f"*/{_FACTS}")):
@@ -138,11 +143,16 @@ def read_records(folder: Path) -> dict[str, RunRecord]:
                 outcomes=tuple(read_table(path.with_name(_OUTCOMES), ItemOutcome)),
                 metrics=tuple(read_table(path.with_name(_METRICS), MetricRow)),
             )
-        except (OSError, ValueError, TypeError, ValidationError) as error:
+        except (OSError, ValueError, TypeError, ArtifactError) as error:
             first = str(error).strip().splitlines()[0]
             raise ArtifactError(
                 f"the record of a run in {path.parent} cannot be read ({first}); delete that folder, or fetch it again"
             ) from error
+        if not record.rounds == len(record.digests) == len(record.budgets):
+            raise ArtifactError(
+                f"the record of a run in {path.parent} has {record.rounds} rounds and budgets of {len(record.budgets)}; "
+                "delete that folder, or fetch it again"
+            )
         found[record.key] = record
     return found
 
@@ -174,9 +184,16 @@ def _refs(rounds: Sequence[Round]) -> list[list[ArtifactRef]]:
     return made
 
 
-def _recipe(store: Store, rounds: Sequence[Round]) -> dict[str, int]:
-    provenances = [store.manifest(ref).provenance for refs in _refs(rounds) for ref in refs]
-    return {str(made["stage"]): int(made["version"]) for made in provenances if "version" in made}
+def _recipe(store: Store, rounds: Sequence[Round]) -> dict[str, int | str]:
+    found: dict[str, int | str] = {}
+    for ref in {ref for item in rounds for stage in item.stages for ref in stage.artifacts}:
+        made: dict[str, Any] = dict(store.manifest(ref).provenance)
+        if "version" in made:
+            found[made["stage"]] = made["version"]
+        for name in (PROMPTS, CORPUS):
+            if digest := (made.get("config") or {}).get(name):
+                found[name] = digest
+    return dict(sorted(found.items()))
 
 
 def _budgets(store: Store, rounds: Sequence[Round]) -> list[dict[str, float | None]]:

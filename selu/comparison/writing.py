@@ -89,7 +89,8 @@ def draw(
     if out is not None:
         _copy(readme.parent, out)
         for key, record in found.items():
-            if records is None or records.get(key) != record:
+            kept = (records or {}).get(key)
+            if kept is None or kept.rounds < record.rounds:
                 _keep(record, out / RECORDS / key)
     return readme, comparison
 
@@ -190,6 +191,8 @@ def _keep(record: RunRecord, folder: Path) -> None:
                 folder.rename(Path(scratch) / "old")
             (Path(scratch) / "new").rename(folder)
     except OSError as error:
+        if (folder / "run.json").is_file():
+            return  # another process was quicker
         raise TerminalError(
             f"the record of a run cannot be written to {folder} ({error.strerror}); give another folder"
         ) from error

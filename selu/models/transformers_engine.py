@@ -546,7 +546,7 @@ def _load(source: ModelSource, dtype: str, device: torch.device, options: _Optio
 
 
 def forget_models() -> None:
-    """Let go of the weights that this process holds, so that their memory is free; the next :func:`load_model` reads anew."""
+    """Let go of the weights that this engine holds, so that their memory is free; the next :func:`load_model` reads anew."""
     with _LOADING:
         _load.cache_clear()
     gc.collect()

@@ -136,14 +136,7 @@ def start_virtualhome(settings: WorldSettings) -> VirtualHomeWorld:
     communication = wheel_module("unity_simulator.comm_unity").UnityCommunication
 
     def start() -> _Started:
-        for left in reversed(range(settings.restarts + 1)):
-            try:
-                player, port = _start_player(settings)
-                break
-            except WorldError as error:
-                if left == 0:
-                    raise
-                logger.warning("%s It is started again.", error)
+        player, port = _start_player(settings)
         return communication(url="127.0.0.1", port=port, timeout_wait=settings.step_timeout), player
 
     if settings.server is not None:
@@ -152,7 +145,7 @@ def start_virtualhome(settings: WorldSettings) -> VirtualHomeWorld:
         where, player = settings.server, None
     else:
         os.environ.setdefault("NO_PROXY", "127.0.0.1,localhost")  # its client asks a proxy even for loopback
-        told, player = start()
+        told, player = _started(start, settings.restarts)
         client, where = _Client(told, player, start), "127.0.0.1"
     greeting = _Client(client._communication)  # one that does not end a player which is slow to start
     deadline = time.monotonic() + settings.start_timeout
@@ -173,6 +166,18 @@ def start_virtualhome(settings: WorldSettings) -> VirtualHomeWorld:
                     "Start one, or leave world.server unset for the embedded player."
                 ) from error
             time.sleep(_POLL)
+
+
+def _started(start: Callable[[], _Started], restarts: int) -> _Started:
+    """A player, tried again so many times; within an episode a lost one is started again by whoever plays it."""
+    for left in reversed(range(restarts + 1)):
+        try:
+            return start()
+        except WorldError as error:
+            if left == 0:
+                raise
+            logger.warning("%s It is started again.", error)
+    raise AssertionError("there is always a last try")
 
 
 def _description(server: str) -> dict[str, str]:

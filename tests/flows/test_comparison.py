@@ -11,12 +11,14 @@ import pytest
 
 import selu.flows.comparison
 from selu.comparison import plan_comparison
+from selu.comparison.runs import read_records
 from selu.comparison.writing import draw
 from selu.config import Settings
 from selu.errors import ArtifactError, ConfigError, TerminalError
 from selu.flows.comparison import comparison
 from selu.rounds import Round, Workspace, finished_rounds
 from selu.store import ArtifactRef
+from selu.tasks.comparison import records_in
 from tests.dummy_world import small_settings
 
 METHODS = ["selu", "self_consistency", "oracle_labels"]
@@ -180,7 +182,8 @@ def test_a_record_of_a_run_counts_where_the_run_was_never_made(
         assert [row for row in results["rows"] if row["method"] == method] == [
             row for row in before["rows"] if row["method"] == method
         ]
-    assert not any(str(tmp_path) in path.read_text() for path in (tmp_path / "out/runs").glob("*/run.json"))
+    for path in (tmp_path / "out/runs").glob("*/run.json"):
+        assert not any(str(folder) in path.read_text() for folder in (tmp_path, out.parent, small_model))
 
 
 def test_a_record_of_another_recipe_does_not_count(
@@ -188,17 +191,41 @@ def test_a_record_of_another_recipe_does_not_count(
 ) -> None:
     import shutil
 
-    from selu.tasks.comparison import records_in
-
-    _, out, _ = compared
+    settings, out, _ = compared
+    workspace, plan = Workspace.of(settings), plan_comparison(settings, METHODS, **SIZES)
     shutil.copytree(out / "runs", tmp_path / "runs")
-    assert len(records_in(tmp_path)) == 3
+    assert len(records_in(workspace, plan, tmp_path)) == 3
     facts = next((tmp_path / "runs").glob("selu-*/run.json"))
-    told = json.loads(facts.read_text())
-    told["recipe"]["hindsight"] += 1
-    facts.write_text(json.dumps(told))
-    assert len(records_in(tmp_path)) == 2
-    assert "other versions of hindsight made it" in caplog.text
-    facts.write_text("{")
-    with pytest.raises(ArtifactError, match=r"the record of a run in .* cannot be read"):
-        records_in(tmp_path)
+    sound = json.loads(facts.read_text())
+    assert {"hindsight", "critic-metrics", "prompts", "replay"} <= set(sound["recipe"])
+    for changed, said in (
+        ({"recipe": sound["recipe"] | {"critic-metrics": 99}}, "critic-metrics"),
+        ({"recipe": sound["recipe"] | {"prompts": "others"}}, "prompts"),
+        ({"base_models": sound["base_models"] | {"actor": "another"}}, "base model of the actor"),
+    ):
+        facts.write_text(json.dumps(sound | changed))
+        assert len(records_in(workspace, plan, tmp_path)) == 2
+        assert f"it was made with another {said}" in caplog.text
+    for broken in ("{", json.dumps(sound | {"budgets": []})):
+        facts.write_text(broken)
+        with pytest.raises(ArtifactError, match="delete that folder, or fetch it again"):
+            records_in(workspace, plan, tmp_path)
+
+
+def test_drawing_fewer_rounds_costs_no_record_any(
+    compared: tuple[Settings, Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    import shutil
+
+    settings, out, _ = compared
+    shutil.copytree(out / "runs", tmp_path / "runs")
+    key = plan_comparison(settings, METHODS, **SIZES).runs[0].key
+    record = read_records(tmp_path / "runs")[key]
+    more = record.model_copy(
+        update={"rounds": 2, "digests": record.digests * 2, "budgets": record.budgets * 2}  # as another machine had it
+    )
+    more.write(tmp_path / "runs" / key)
+    workspace, plan = Workspace.of(settings), plan_comparison(settings, METHODS, **SIZES)
+    _, drawn = draw(workspace, plan, tmp_path, records_in(workspace, plan, tmp_path))
+    assert {state.rounds for state in drawn.states if state.method == "selu" and state.seed == 0} == {1}
+    assert read_records(tmp_path / "runs")[key].rounds == 2

@@ -300,6 +300,15 @@ def test_two_trajectories_of_a_scene_make_an_instruction_of_two_steps() -> None:
     assert all(own[row.verdict_id] == row.episode_id for row in composed)
 
 
+@pytest.mark.parametrize(("begins", "at_the_seam"), [("RotateLeft", True), ("MoveAhead", False), ("Drop", False)])
+def test_only_a_turn_may_follow_at_the_seam(begins: str, at_the_seam: bool) -> None:
+    toasted = make_episode("t", "turn on the toaster", [begins, "ToggleOn(Toaster)"], [30, 31, 40])
+    episodes, *rest = _judged([OPENED, toasted], {**SCRIPT, **TOASTER})
+    rows = lineage(_actor(([*episodes, PRACTISED], *rest), history=4))
+    seam = [row for row in rows if row.instruction == BOTH and (row.episode_id, row.frame_indices) == ("a", (3,))]
+    assert [row.completion for row in seam] == ([begins] if at_the_seam else [])
+
+
 @pytest.mark.parametrize(
     "why",
     [
@@ -364,6 +373,34 @@ def test_steps_that_led_back_to_the_same_picture_teach_nothing() -> None:
         (5, "Open(Fridge)"),
         (6, "Done"),
     ]
+
+
+def test_the_deed_is_taught_though_the_picture_is_then_what_it_was() -> None:
+    case = make_episode("a", "close the fridge", ["Open(Fridge)", "Close(Fridge)"], [10, 20, 10])
+    script = {
+        (None, ask_prompt("close the fridge")): "Is the fridge closed? yes",
+        **{
+            (level, text): answer
+            for level in (10, 20)
+            for text, answer in (
+                ("Is the fridge open?", "yes" if level == 20 else "no"),
+                ("Is the fridge closed?", "no" if level == 20 else "yes"),
+                ("What is open?", "fridge" if level == 20 else "nothing"),
+            )
+        },
+    }
+    rows = lineage(_actor(_judged([case], script)))
+    assert {(row.frame_indices[0], row.completion) for row in rows} == {
+        (0, "Open(Fridge)"),
+        (1, "Close(Fridge)"),
+        (2, "Done"),
+    }
+
+
+def test_a_turn_that_turned_nothing_is_none() -> None:
+    case = make_episode("a", "open the fridge", ["LookUp", "LookDown", "Open(Fridge)"], [10, 10, 11, 20])
+    rows = lineage(_actor(_judged([case], SCRIPT)))
+    assert (1, "LookDown") in {(row.frame_indices[0], row.completion) for row in rows}
 
 
 def test_a_turn_back_on_the_last_turn_teaches_nothing() -> None:

@@ -11,7 +11,7 @@ import pytest
 from selu.base_model.packaging import REPLAY_FILE, load_replay
 from selu.config import DatasetSettings, load_settings
 from selu.errors import ConfigError
-from selu.tasks.datasets import _replay, _replay_digest
+from selu.tasks.datasets import _replay, replay_digest
 
 
 def _few(path: Path, rows: int = 40, without: str = "") -> Path:
@@ -26,11 +26,11 @@ def test_rows_of_ones_own_corpus_are_rehearsed(tmp_path: Path) -> None:
     rehearsed = _replay(settings)
     assert rehearsed is not None
     assert 30 <= len(rehearsed) < 40  # but for what the guard keeps back
-    assert _replay_digest(settings) != _replay_digest(DatasetSettings())
+    assert replay_digest(settings) != replay_digest(DatasetSettings())
     # What counts is the content, not where it lies.
     copy = Path(tmp_path / "copy.parquet")
     copy.write_bytes(mine.read_bytes())
-    assert _replay_digest(settings) == _replay_digest(DatasetSettings(corpus=copy))
+    assert replay_digest(settings) == replay_digest(DatasetSettings(corpus=copy))
 
 
 def test_a_corpus_need_not_say_of_what_kind_its_rows_are(tmp_path: Path) -> None:
