@@ -36,9 +36,15 @@ if TYPE_CHECKING:
 
 __all__ = ["ACTORS_ALONE", "corpus_of", "make_actor_dataset", "make_critic_dataset", "read_dataset", "replay_digest"]
 
-_MODULES = ("selu.datasets", "selu.prompting", "selu.frames", "selu.base_model.packaging")
-CRITIC_DATASET = Stage(name="critic-dataset", version=3, modules=_MODULES)
-ACTOR_DATASET = Stage(name="actor-dataset", version=5, modules=(*_MODULES, "selu.deeds"))
+_MODULES = (
+    "selu.datasets.rows",
+    "selu.datasets.versions",
+    "selu.prompting",
+    "selu.frames",
+    "selu.base_model.packaging",
+)
+CRITIC_DATASET = Stage(name="critic-dataset", version=3, modules=(*_MODULES, "selu.datasets.for_critic"))
+ACTOR_DATASET = Stage(name="actor-dataset", version=5, modules=(*_MODULES, "selu.datasets.for_actor", "selu.deeds"))
 
 
 def read_dataset(store: Store, ref: ArtifactRef, config: Literal["actor", "critic"]) -> datasets.Dataset:

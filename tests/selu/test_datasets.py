@@ -15,14 +15,13 @@ from selu.config import DatasetSettings, HindsightSettings, SelfAskingSettings
 from selu.datasets import (
     FEATURES,
     DatasetCard,
-    _compositions,
-    _Trajectory,
     actor_rows,
     critic_rows,
     lineage,
     save_dataset_version,
     validate_rows,
 )
+from selu.datasets.for_actor import _compositions, _Trajectory
 from selu.errors import ArtifactError
 from selu.frames import encode_picture
 from selu.hindsight import relabel
