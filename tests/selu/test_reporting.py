@@ -638,7 +638,7 @@ _VIRTUALHOME = {"name": "virtualhome", "skill_set": "virtualhome"}
 def test_what_stood_in_for_a_simulator_is_said_of_no_other_world(
     store: Store, tmp_path: Path, world: dict[str, str], claim: str | None
 ) -> None:
-    page = _read(store, make_round(store, world=world), tmp_path)
+    page = _read(store, make_round(store, world=world, rollout={"players": 1}), tmp_path)
     for sentence in ("The rooms have the layouts of AI2-THOR's scenes", "these are not VirtualHome results"):
         assert (sentence in page.text) == (sentence == claim)
     assert ("Figures belong to the player" in page.text) == (claim is None)
