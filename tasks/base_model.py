@@ -29,22 +29,26 @@ KINDS = ("pick_up", "open", "close", "toggle_on", "toggle_off", "put", "two_step
 class BaseModelRecipe(Value):
     """How the embedded base model is made. The defaults made the shipped one, but for sittings: see its card."""
 
-    frames: int = Field(default=72_000, description="frames of base scenes")
-    frames_per_shard: int = 12_000
-    measured_frames: int = Field(default=2_000, description="frames of unseen scenes")
-    demonstrations: int = Field(default=2_000, description="weakly demonstrated episodes in base scenes")
-    noise: float = Field(default=0.3, description="share of random actions in the demonstrations")
-    seeing_steps: int = Field(default=1_400, description="steps with the dense loss alone")
-    speaking_steps: int = Field(default=2_900, description="steps with questions too")
-    following_steps: int = Field(default=600, description="steps with demonstrations too")
-    following_frames: int = Field(default=6_000, description="frames whose questions are asked in the following phase")
-    following_batch: int = Field(default=16, description="of these, frames a step, against forgetting")
-    following_demonstrations: int = Field(default=64, description="demonstrated steps a step")
-    following_language_share: float = Field(default=0.5, description="of these, share that also carry a language turn")
-    replay_questions: int = 2_200
-    replay_steps: int = 800
-    threads: int = 1
-    seed: int = 0
+    frames: int = Field(default=72_000, ge=1, description="frames of base scenes")
+    frames_per_shard: int = Field(default=12_000, ge=1)
+    measured_frames: int = Field(default=2_000, ge=1, description="frames of unseen scenes")
+    demonstrations: int = Field(default=2_000, ge=1, description="weakly demonstrated episodes in base scenes")
+    noise: float = Field(default=0.3, ge=0.0, le=1.0, description="share of random actions in the demonstrations")
+    seeing_steps: int = Field(default=1_400, ge=1, description="steps with the dense loss alone")
+    speaking_steps: int = Field(default=2_900, ge=1, description="steps with questions too")
+    following_steps: int = Field(default=600, ge=1, description="steps with demonstrations too")
+    following_frames: int = Field(
+        default=6_000, ge=1, description="frames whose questions are asked in the following phase"
+    )
+    following_batch: int = Field(default=16, ge=1, description="of these, frames a step, against forgetting")
+    following_demonstrations: int = Field(default=64, ge=1, description="demonstrated steps a step")
+    following_language_share: float = Field(
+        default=0.5, ge=0.0, le=1.0, description="of these, share that also carry a language turn"
+    )
+    replay_questions: int = Field(default=2_200, ge=0)
+    replay_steps: int = Field(default=800, ge=0)
+    threads: int = Field(default=1, ge=1)
+    seed: int = Field(default=0, ge=0)
 
 
 Phase = Literal["seeing", "speaking", "following"]

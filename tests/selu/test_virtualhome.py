@@ -384,6 +384,16 @@ def test_its_config_is_whole() -> None:
             ["world.name=virtualhome", "world.skill_set=virtualhome", "world.server=127.0.0.1:8080"],
             "one simulator with one home in it, but rollout.players=8 would drive it at once; set rollout.players=1",
         ),
+        (
+            [
+                "world.name=virtualhome",
+                "world.skill_set=virtualhome",
+                "world.server=127.0.0.1:8080",
+                "rollout.players=1",
+                "orchestration.task_runner=dask",
+            ],
+            "task_runner=dask would drive it from several processes; set it to threads",
+        ),
         (["world.name=virtualhome", "world.skill_set=virtualhome", "world.commit_id=x"], "is about AI2-THOR"),
         (["world.name=virtualhome", "world.skill_set=virtualhome", "tasks.unsolvable=0.5"], "leave it out"),
     ],
