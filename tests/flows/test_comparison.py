@@ -197,10 +197,11 @@ def test_a_record_of_another_recipe_does_not_count(
     assert len(records_in(workspace, plan, tmp_path)) == 3
     facts = next((tmp_path / "runs").glob("selu-*/run.json"))
     sound = json.loads(facts.read_text())
-    assert {"hindsight", "critic-metrics", "prompts", "replay"} <= set(sound["recipe"])
+    assert {"hindsight", "critic-metrics", "prompts"} <= set(sound["recipe"])
     for changed, said in (
         ({"recipe": sound["recipe"] | {"critic-metrics": 99}}, "critic-metrics"),
         ({"recipe": sound["recipe"] | {"prompts": "others"}}, "prompts"),
+        ({"recipe": sound["recipe"] | {"replay": "of another corpus"}}, "replay"),
         ({"base_models": sound["base_models"] | {"actor": "another"}}, "base model of the actor"),
     ):
         facts.write_text(json.dumps(sound | changed))
