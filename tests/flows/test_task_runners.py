@@ -16,6 +16,7 @@ SMALL = """
 tasks.episodes=2 tasks.kinds=open rollout.shard_size=1 rollout.players=1 guard.enabled=false
 critic_finetuning.enabled=false actor_finetuning.enabled=false actor.threads=1 critic.threads=1
 evaluation.actor_episodes_a=1 evaluation.actor_episodes_b=0 evaluation.critic_episodes_a=2
+evaluation.three_step_episodes=1
 evaluation.critic_episodes_b=0 evaluation.general_questions=4 evaluation.bootstrap=100
 """
 
