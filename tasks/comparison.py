@@ -12,6 +12,7 @@ from prefect.exceptions import PrefectException
 
 from selu.comparison import Plan
 from selu.comparison.runs import CORPUS, PROMPTS, RunRecord, read_records
+from selu.errors import ConfigError
 from selu.prompting import prompts_digest
 from selu.rounds import Workspace
 from selu.tasks.datasets import replay_digest
@@ -31,7 +32,8 @@ def records_in(workspace: Workspace, plan: Plan, out: Path | None) -> dict[str, 
 
     Raises:
         ArtifactError: a record is incomplete or cannot be read.
-        ConfigError: a model or the corpus of the plan cannot be found.
+        ConfigError: a run of the plan is recorded there with other settings, so that its tables would be lost; or a model or
+            the corpus of the plan cannot be found.
     """
     from selu.comparison.writing import RECORDS
 
@@ -40,6 +42,14 @@ def records_in(workspace: Workspace, plan: Plan, out: Path | None) -> dict[str, 
     kept = {}
     for run in plan.runs:
         if (record := found.get(run.key)) is None:
+            # A key ends with a digest of the settings.
+            name = run.key.rpartition("-")[0]
+            other_settings = next((key for key in found if key.rpartition("-")[0] == name), None)
+            if other_settings is not None:
+                raise ConfigError(
+                    f"{out} holds the comparison of other settings ({RECORDS}/{other_settings}), which this one would "
+                    "overwrite; give its settings (they stand in results.json there) or another folder with --out"
+                )
             continue
         settings = run.settings
         now = stages | {PROMPTS: prompts_digest(), CORPUS: replay_digest(settings.dataset)}

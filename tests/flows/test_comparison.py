@@ -213,6 +213,13 @@ def test_a_record_of_another_recipe_does_not_count(
             records_in(workspace, plan, tmp_path)
 
 
+def test_a_comparison_of_other_settings_is_not_overwritten(compared: tuple[Settings, Path, dict[str, Any]]) -> None:
+    settings, out, _ = compared
+    other = settings.model_copy(update={"tasks": settings.tasks.model_copy(update={"episodes": 9})})
+    with pytest.raises(ConfigError, match=r"holds the comparison of other settings .* give its settings"):
+        records_in(Workspace.of(other), plan_comparison(other, METHODS, **SIZES), out)
+
+
 def test_drawing_fewer_rounds_costs_no_record_any(
     compared: tuple[Settings, Path, dict[str, Any]], tmp_path: Path
 ) -> None:
