@@ -200,7 +200,7 @@ def test_what_older_runs_printed_is_not_said(settings: Settings) -> None:
     ("changes", "what", "mend"),
     [
         (
-            {"world": {"server": "127.0.0.1:1", "start_timeout": 0.5}},
+            {"world": {"server": "127.0.0.1:1", "start_timeout": 0.5}, "rollout": {"players": 1}},
             "world",
             "listens at 127.0.0.1:1, or world.server= ",
         ),
@@ -215,7 +215,7 @@ def test_what_fails_says_what_mends_it(
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     if "world" in changes:
-        changes = {"world": {"name": "virtualhome", "skill_set": "virtualhome", **changes["world"]}}
+        changes = {**changes, "world": {"name": "virtualhome", "skill_set": "virtualhome", **changes["world"]}}
     else:
         monkeypatch.setattr(selu.cli.doctor, "_world", lambda *_: "not looked at")
     found = _found(_changed(settings, **changes))[what]
