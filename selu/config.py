@@ -1136,6 +1136,10 @@ def _missing_files(settings: Settings) -> Iterator[str]:
         yield f"tasks.instructions: no such file: {instructions}"
     if settings.dataset.corpus is not None and not settings.dataset.corpus.is_file():
         yield f"dataset.corpus: no such file: {settings.dataset.corpus}"
+    elif settings.dataset.corpus is not None:
+        with settings.dataset.corpus.open("rb") as file:
+            if file.read(4) != b"PAR1":
+                yield f"dataset.corpus: {settings.dataset.corpus} is no Parquet file; name one with prompt, completion and images"
     for name, model in (("actor", settings.actor), ("critic", settings.critic)):
         if model.adapter is not None and not model.adapter.is_dir():
             yield f"{name}.adapter: no such folder: {model.adapter}"

@@ -46,5 +46,7 @@ def test_what_is_no_corpus_is_one_sentence(tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": [1], "completion": ["a"], "images": ["b"]}), tmp_path / "other.parquet")
     with pytest.raises(ConfigError, match="must be a Parquet file"):
         load_replay(tmp_path / "other.parquet")
+    with pytest.raises(ConfigError, match=r"is no Parquet file; name one with prompt, completion and images"):
+        load_settings(None, [f"dataset.corpus={tmp_path / 'text.parquet'}"])
     with pytest.raises(ConfigError, match=r"dataset\.corpus: no such file"):
         load_settings(None, [f"dataset.corpus={tmp_path / 'none.parquet'}"])
