@@ -19,7 +19,7 @@ from selu.worlds.actions import parse_action
 from selu.worlds.tasks import steps_of
 from selu.worlds.vocabulary import spoken_name
 
-__all__ = ["Deed", "could_have_done", "deed_that_did", "deeds_of", "names_place", "undoes"]
+__all__ = ["WALKING", "Deed", "could_have_done", "deed_that_did", "deeds_of", "names_place", "undoes"]
 
 _OPPOSITES = {
     "Open": "Close",
@@ -31,7 +31,7 @@ _OPPOSITES = {
 }
 _TAKING = frozenset({"PickUp", "Grab"})
 _LETTING_GO = frozenset({"Put", "PutBack", "PutIn", "Drop", "Throw"})
-_WALKING = frozenset({"Approach", "Walk"})
+WALKING = frozenset({"Approach", "Walk"})
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def deeds_of(steps: Iterable[Step], frames: FrameTable) -> list[Deed]:
     found = []
     for step in sorted(steps, key=lambda step: step.step):
         action = parse_action(step.action) if step.well_formed and is_interaction(step.action) else None
-        if action is None or action.verb in _WALKING:
+        if action is None or action.verb in WALKING:
             continue
         seen = all((step.episode_id, index) in frames for index in (step.step, step.step + 1))
         if not seen or not frames.same_picture(step.episode_id, step.step, step.step + 1):

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from selu.config import HindsightSettings, SelfAskingSettings
-from selu.deeds import names_place
+from selu.deeds import WALKING, names_place
 from selu.frames import FrameTable, is_interaction, steps_by_episode
 from selu.models.base import VisionLanguageModel
 from selu.prompting import Achievement, achievements
@@ -469,7 +469,7 @@ def _walk_up(
     """
     for step in steps:
         action = parse_action(step.action) if step.step >= since and step.well_formed else None
-        if action is None or action.verb not in ("Approach", "Walk") or action.object_type is None:
+        if action is None or action.verb not in WALKING or action.object_type is None:
             continue
         name = spoken_name(action.object_type)
         near = (episode.episode_id, step.step + 1)

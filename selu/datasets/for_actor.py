@@ -15,7 +15,7 @@ import datasets
 
 from selu.config import DatasetSettings
 from selu.datasets.rows import Row, assemble, own_room, rank, take
-from selu.deeds import Deed, deeds_of, undoes
+from selu.deeds import WALKING, Deed, deeds_of, undoes
 from selu.errors import ArtifactError
 from selu.frames import FrameTable, steps_by_episode
 from selu.prompting import PromptStyle, act_prompt
@@ -27,7 +27,6 @@ __all__ = ["actor_rows"]
 
 _BACK = {"RotateLeft": "RotateRight", "RotateRight": "RotateLeft", "LookUp": "LookDown", "LookDown": "LookUp"}
 """Turns, and the turns back."""
-_WALKING = frozenset({"Approach", "Walk"})
 
 
 def actor_rows(
@@ -221,7 +220,7 @@ def _trajectory_rows(
 
 def _walks(step: Step) -> bool:
     action = parse_action(step.action) if step.well_formed else None
-    return action is not None and action.verb in _WALKING
+    return action is not None and action.verb in WALKING
 
 
 def _in_circles(episode_id: str, start: int, end: int, frames: FrameTable) -> set[int]:
