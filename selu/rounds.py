@@ -378,10 +378,10 @@ def _critic_labels(rows: Sequence[MetricRow]) -> MetricRow | None:
 def digests(finished: Round) -> dict[str, str | None]:
     """Content hashes of what a round made to learn from and learned; None for what it did not make."""
     refs = {
-        "critic_dataset": finished.critic_dataset,
+        "actor_adapter": finished.actor_adapter,
         "actor_dataset": finished.actor_dataset,
         "critic_adapter": finished.critic_adapter,
-        "actor_adapter": finished.actor_adapter,
+        "critic_dataset": finished.critic_dataset,
     }
     return {name: None if ref is None else ref.digest for name, ref in refs.items()}
 
