@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from selu.config import ModelSettings, Settings
+from selu.config import ModelSettings, Settings, WorldSettings
 from selu.errors import ConfigError, SeluError, WorldError
 from selu.rounds import Workspace, finished_rounds
 
@@ -60,12 +60,15 @@ def examine(settings: Settings) -> Iterator[Finding]:
     frames: list[Frame] = []
     yield _tried_world(settings, frames)
     looked_at = frames[-1] if frames else np.full((settings.world.height, settings.world.width, 3), 127, dtype=np.uint8)
+    roles: list[tuple[str, tuple[str, ...], ModelSettings]] = [
+        ("actor's model", ("actor",), settings.actor),
+        ("critic's model", ("critic",), settings.critic),
+    ]
     if settings.actor == settings.critic:
-        mend = _mend_model(("actor", "critic"), settings.actor)
-        yield _tried("model of actor and critic", lambda: _model(settings.actor, looked_at), mend)
-        return
-    for who, model in (("actor", settings.actor), ("critic", settings.critic)):
-        yield _tried(f"{who}'s model", partial(_model, model, looked_at), _mend_model((who,), model))
+        roles = [("model of actor and critic", ("actor", "critic"), settings.actor)]
+    for what, who, model in roles:
+        finding = _tried(what, partial(_model, model, looked_at), _mend_model(who, model))
+        yield finding if finding.state == "bad" else _noted_if_abroad(finding, who, model, settings.world)
 
 
 def grammar_of(world: str) -> str | None:
@@ -328,19 +331,30 @@ def _world(settings: Settings, frames: list[Frame]) -> str:
         rate = len(verbs) / spent
     shown = max(frames, key=_colours)
     frames.append(shown)
-    if _colours(shown) < 3:
+    own = ":" in settings.world.name
+    if _colours(shown) < (2 if own else 3):
+        needs = (
+            ""
+            if own
+            else " A real build needs a GPU with Vulkan (world.platform=CloudRendering) or an X display (world.x_display)."
+        )
         raise WorldError(
-            f"{settings.world.name} starts, but its frames show {_colours(shown)} colours at most: it does not render. A "
-            "real build needs a GPU with Vulkan (world.platform=CloudRendering) or an X display (world.x_display)."
+            f"{settings.world.name} starts, but its frames show {_colours(shown)} colours at most: it does not render.{needs}"
         )
     path = Workspace.of(settings).data_dir / "doctor.png"
     saved = ""
     if os.access(path.parent, os.W_OK):
         path.write_bytes(encode_picture(shown))
         saved = f"; look at one: {path}"
+    takes = ""
+    if own:
+        takes = f"; a round of it takes world.skill_set={settings.world.skill_set} and tasks.instructions=FILE"
+    elif settings.world.name == "virtualhome":
+        takes = "; a round of it takes the settings of configs/virtualhome.yaml"
+        takes += " and rollout.players=1" if settings.world.server is not None else ""
     return (
         f"{settings.world.name} is up after {up - started:.1f} s and makes {rate:.0f} steps/s in one player; frames of "
-        f"{shown.shape[1]}x{shown.shape[0]} with up to {_colours(shown)} colours{saved}"
+        f"{shown.shape[1]}x{shown.shape[0]} with up to {_colours(shown)} colours{saved}{takes}"
     )
 
 
@@ -356,6 +370,14 @@ def _types_in_view(world: World) -> list[str]:
 
 def _colours(frame: Frame) -> int:
     return len(np.unique(frame.reshape(-1, 3), axis=0))
+
+
+def _noted_if_abroad(finding: Finding, who: tuple[str, ...], model: ModelSettings, world: WorldSettings) -> Finding:
+    """A note where the embedded model answers, but has seen no frame of the world."""
+    if model.path != "embedded" or model.adapter is not None or (world.name == "thor" and world.embedded):
+        return finding
+    text = f"{finding.text}; but it was trained in the embedded rooms alone, and knows nothing of this world"
+    return finding._replace(state="note", text=text, mend=" ".join(f"{name}.path=FOLDER_OR_ID" for name in who))
 
 
 def _model(model: ModelSettings, frame: Frame) -> str:
@@ -375,5 +397,5 @@ def _model(model: ModelSettings, frame: Frame) -> str:
     where = f"at {model.base_url}" if model.engine == "openai" else f"{model.dtype} on {model.device}"
     return (
         f"{model.path}, revision {loaded.revision[:12]}, {where}: loaded in {ready - begun:.1f} s, "
-        f"asked what is in view it wrote {reply.text!r} in {answered - ready:.1f} s"
+        f"asked with {loaded.prompt_style} prompts what is in view it wrote {reply.text!r} in {answered - ready:.1f} s"
     )

@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from selu.config import Settings
     from selu.rounds import Round
+    from selu.tasks.checks import Need
 
 __all__ = ["app"]
 
@@ -96,8 +97,11 @@ def _settings(config: Path | None, overrides: list[str] | None, *more: str) -> S
     return load_settings(config, [*(overrides or []), *more])
 
 
-def _run_flow(settings: Settings, start: Callable[[], R], *, verbose: bool) -> R:
-    """Call a flow with Prefect set up for it, with live progress, and stoppable by Ctrl-C."""
+def _run_flow(settings: Settings, start: Callable[[], R], *, verbose: bool, needs: Collection[Need] | None = None) -> R:
+    """Call a flow with Prefect set up for it, with live progress, and stoppable by Ctrl-C.
+
+    What it needs (None: all that a round does) is looked at before Prefect's server is started.
+    """
     from selu.cli.profile import own_server, use_profile
     from selu.rounds import Workspace
 
@@ -108,6 +112,9 @@ def _run_flow(settings: Settings, start: Callable[[], R], *, verbose: bool) -> R
     import httpx
 
     from selu.tasks import progress
+    from selu.tasks.checks import check_settings
+
+    check_settings(settings, *([] if needs is None else [needs]))
 
     def stop(number: int, frame: FrameType | None) -> None:
         # Once: tasks stop at their next sign of progress. Twice: at once; nothing half-written is ever read.
@@ -219,7 +226,7 @@ def evaluate(
         store = Workspace.of(settings).store()
         return [row.model_dump(mode="json") for row in read_all(store, made.metrics, "metrics", MetricRow)]
 
-    rows = _run_flow(settings, start, verbose=verbose)
+    rows = _run_flow(settings, start, verbose=verbose, needs=["probes", "actor", "critic"])
     if as_json:
         print(json.dumps([_without_nan(row) for row in rows], indent=2))
         return
@@ -335,7 +342,7 @@ def label(
 
         return on_chosen_runner(labelling, settings.orchestration)(settings, folder.absolute())
 
-    made = _run_flow(settings, start, verbose=verbose)
+    made = _run_flow(settings, start, verbose=verbose, needs=["critic"])
     from selu.recorded import labels_of
     from selu.rounds import Workspace
 
@@ -380,10 +387,14 @@ def plan(config: ConfigOption = None, overrides: Overrides = None) -> None:
     _out.print(table)
     times = [item.seconds for item in stages if item.state != "found"]
     known = [seconds for seconds in times if seconds is not None]
-    unknown = "" if len(known) == len(times) else f", {len(times) - len(known)} stages have never been run here"
+    if times and not known:
+        about = "No round was ever finished here, so that nobody knows how long this takes"
+    else:
+        unknown = "" if len(known) == len(times) else f", and {len(times) - len(known)} stages that have no time yet"
+        about = f"About {sum(known) / 60:.1f} minutes, by what these stages took before{unknown}"
     megabytes = memory_of(settings)
     memory = "an unknown amount" if megabytes is None else f"about {megabytes / 1000:.1f} GB"
-    _out.print(f"About {sum(known) / 60:.1f} minutes at most{unknown}; {memory} of memory.")
+    _out.print(f"{about}; {memory} of memory.")
 
 
 @app.command()
@@ -510,6 +521,7 @@ def _print_summary(figures: dict[str, Any]) -> None:
         ("critic, asking, B", figures["critic"]["self_asking"]["probe_b"]),
         ("actor, A", figures["actor"]),
         ("actor, B", figures["actor"]["probe_b"]),
+        ("actor, three steps", figures["actor"]["three_steps"]),
         ("critic, general", figures["general"]["critic"]),
         ("actor, general", figures["general"]["actor"]),
     ):
@@ -604,6 +616,8 @@ def doctor(
         grammar = None if world is None else grammar_of(world)
         # Before the user's own settings, so that a grammar among them counts.
         told = [] if grammar is None else [f"world.skill_set={grammar}"]
+        if any(given.partition("=")[0].strip() == "world.server" for given in overrides or []):
+            told.append("rollout.players=1")  # a round is refused without it, while here one is driven anyway
         settings = _settings(config, [*told, *(overrides or [])], *more)
     except ConfigError as error:
         if as_json:

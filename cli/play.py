@@ -93,7 +93,8 @@ def _watched(
     actions = [step.action for step in recording.steps]
     film = list(zip([decode_picture(frame.image) for frame in recording.frames], [*actions, ""], strict=True))
     for frame, action in film:
-        console.print(shown(frame, console.width))
+        if console.is_terminal:
+            console.print(shown(frame, console.width))
         console.print(action)
     done = recording.oracle_episodes[0].success
     told = {True: "The goal holds.", False: "The goal does not hold.", None: "Nobody knows this instruction's goal."}

@@ -7,13 +7,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+
+from selu.errors import SeluError
 
 __all__ = ["API_PORT", "keep_leases", "own_server", "running_server", "server_note", "use_profile"]
 
@@ -116,18 +120,45 @@ if server is not None and is_its_server(server, {1, os.getppid()}):
 """
 
 
+def _start_server_deaf_to_ctrl_c() -> None:
+    """Start the server that Prefect would start by itself, with SIGINT blocked in the starting thread and so in the server:
+    a terminal sends Ctrl-C to both, and a command whose server is gone cannot say what it still has to say.
+
+    Raises:
+        SeluError: It does not start.
+    """
+    from prefect.server.api.server import SubprocessASGIServer
+
+    failures: list[Exception] = []
+
+    def start() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            SubprocessASGIServer().start()
+        except Exception as error:
+            failures.append(error)
+
+    # A daemon, so that who is stopped meanwhile need not wait for it; Prefect ends the server when Python ends.
+    thread = threading.Thread(target=start, daemon=True)
+    thread.start()
+    thread.join()
+    if failures:
+        raise SeluError(f"Prefect's own server does not start ({failures[0]}); run again.") from failures[0]
+
+
 @contextlib.contextmanager
 def own_server() -> Iterator[None]:
     """Where the server lives and dies with this command: it does so even if the command is killed, and there are no
     heartbeats, whose thread takes a second to join, and which nobody misses. With a server of its own
     (``PREFECT_API_URL``) they stay, so that it sees a killed run."""
-    if "PREFECT_API_URL" in os.environ:
+    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    if PREFECT_API_URL.value() is not None:  # by the environment or a profile of Prefect's
         yield
         return
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-
     guardian = subprocess.Popen([sys.executable, "-I", "-S", "-c", _GUARDIAN, str(os.getpid())])
     try:
+        _start_server_deaf_to_ctrl_c()
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             yield
     finally:

@@ -22,6 +22,7 @@ from selu.flows.ledger import Account, one_at_a_time
 from selu.rounds import Workspace
 from selu.seeds import derived_seed
 from selu.store import ArtifactRef, OracleRef
+from selu.tasks.checks import check_settings
 from selu.tasks.evaluation import (
     ActorRun,
     CriticRun,
@@ -36,9 +37,10 @@ from selu.tasks.general import GeneralRun, answer_general_questions, measure_gen
 from selu.tasks.judging import judge_own, judge_probe
 from selu.tasks.rollout import PolicyChoice, freeze_probe, roll_out_shard
 from selu.tasks.stages import Model, Outcome, Shard, Value, shards
-from selu.worlds.tasks import THREE_STEPS, THREE_STEPS_LIMIT, has_probes, probe_set
+from selu.worlds.tasks import THREE_STEPS, THREE_STEPS_LIMIT, TRAJECTORIES_A_TASK, has_probes, probe_set
 
 __all__ = ["Candidates", "Contestants", "Evaluated", "Learned", "evaluation"]
+
 _SEED = derived_seed(0, "evaluation")
 
 _MIXED_POLICIES = {
@@ -98,6 +100,7 @@ def evaluation(
     rejected: Candidates | None = None,
 ) -> Evaluated:
     """Evaluate models, and the labels that a round made if `learned` says which; `rejected` ones under that phase."""
+    check_settings(settings, ["probes"])
     workspace, sizes = Workspace.of(settings), settings.evaluation
     asking = settings.self_asking
     if asking.by != "self_asking":
@@ -155,8 +158,7 @@ def evaluation(
             truths: dict[str, Sequence[OracleRef]] = {}
             for policy_name, policy in _MIXED_POLICIES.items():
                 label = f"evaluation: {policy_name}, probe {probe}"
-                # Half as many tasks as trajectories: the planner solves them all, so that half are successes.
-                tasks = (critic_episodes + 1) // 2
+                tasks = -(-critic_episodes // TRAJECTORIES_A_TASK)
                 episodes, oracle = _record(account, workspace, settings, label, name, tasks, policy)
                 recordings[policy_name], truths[policy_name] = episodes, oracle
                 if policy.kind in ("planner", "random"):

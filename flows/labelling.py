@@ -101,7 +101,7 @@ def labelling(settings: Settings, folder: Path) -> Labelled:
             make_critic_dataset.submit(
                 workspace,
                 Shard(stage="critic dataset"),
-                1,
+                None,
                 episodes,
                 frames,
                 [*judgements, *(made.ref for made in contrasted)],
@@ -116,7 +116,7 @@ def labelling(settings: Settings, folder: Path) -> Labelled:
             make_actor_dataset.submit(
                 workspace,
                 Shard(stage="actor dataset"),
-                1,
+                None,
                 episodes,
                 judgements,
                 relabels,

@@ -17,7 +17,7 @@ from selu.flows.ledger import Account, Ledger, on_chosen_runner, one_at_a_time
 from selu.rounds import Round, Workspace, new_round, run_folder, run_name, save_round
 from selu.seeds import derived_seed
 from selu.store import ArtifactRef, OracleRef
-from selu.tasks.checks import check_models
+from selu.tasks.checks import check_models, check_settings
 from selu.tasks.datasets import corpus_of, make_actor_dataset, make_critic_dataset
 from selu.tasks.evaluation import LabelRun
 from selu.tasks.finetuning import finetune_model
@@ -58,6 +58,7 @@ def learning_round(settings: Settings, round_number: int = 1, previous: Round | 
 
     `previous` is the round before, whose models act and judge in this one. Run again, it goes on where it stopped.
     """
+    check_settings(settings)
     with tags(*round_tags(settings, round_number)):
         now = _RoundNow(settings, round_number, previous)
         if settings.guard.approval:
@@ -541,15 +542,18 @@ def _practise(
     """Let an actor play the guard's practice tasks greedily and a critic judge it: recordings and judgements."""
     settings = now.settings
     policy = PolicyChoice(model=actor, temperature=0.0, history=settings.rollout.history)
-    label = f"actor finetuning: guard, {which} actor"
-    parts = shards(label, min(settings.guard.episodes, settings.tasks.episodes), settings.rollout.shard_size)
+    episodes = min(settings.guard.episodes, settings.tasks.episodes)
+    parts, glances, judgings = (
+        shards(f"actor finetuning: guard, {which} actor {does}", episodes, settings.rollout.shard_size)
+        for does in ("plays", "is looked at", "is judged")
+    )
     played = stage.all(
         roll_out_shard.submit(now.workspace, shard, tasks, policy, settings.world, settings.rollout, now.seed("guard"))
         for shard in parts
     )
     seen = stage.all(
         extract_frames.submit(now.workspace, shard, recorded.ref, settings.frames)
-        for shard, recorded in zip(parts, played, strict=True)
+        for shard, recorded in zip(glances, played, strict=True)
     )
     judged = stage.all(
         ask_about_episodes.submit(
@@ -561,6 +565,6 @@ def _practise(
             settings.self_asking,
             agree_with_direct=critic.adapter is not None,
         )
-        for shard, recorded, shown in zip(parts, played, seen, strict=True)
+        for shard, recorded, shown in zip(judgings, played, seen, strict=True)
     )
     return [made.ref for made in played], [made.ref for made in judged]

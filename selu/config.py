@@ -343,6 +343,7 @@ class SelfAskingSettings(_Section):
         default=16,
         ge=0,
         le=1000,
+        multiple_of=4,
         description="further claims judged for each episode, for labels of both kinds, by fours; 0: none",
     )
 

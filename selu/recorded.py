@@ -76,12 +76,20 @@ def list_recorded(folder: Path) -> list[Recorded]:
             raise ConfigError(
                 f"{path} is {size[0]}x{size[1]} pixels, those before it {first[0]}x{first[1]}; expected all of one size."
             )
+    if not found and (folder / _DESCRIPTION).is_file():
+        raise ConfigError(
+            f"{folder} is one episode's own folder; give the one that holds it: {folder.absolute().parent}."
+        )
     if not found:
         raise ConfigError(
             f"{folder} holds no recorded episode; expected folders, each with {_DESCRIPTION} and one picture more than "
             "it has actions."
         )
     return found
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _described(folder: Path) -> Recorded:
@@ -104,8 +112,8 @@ def _described(folder: Path) -> Recorded:
     pictures = sorted((file for file in folder.iterdir() if file.suffix.lower() in _PICTURES), key=_in_natural_order)
     if len(pictures) != len(described.actions) + 1:
         raise ConfigError(
-            f"{folder} has {len(pictures)} pictures and {len(described.actions)} actions; expected one picture more than "
-            "actions: what was seen before each, and at the end."
+            f"{folder} has {_count(len(pictures), 'picture')} and {_count(len(described.actions), 'action')}; expected one "
+            "picture more than actions: what was seen before each, and at the end."
         )
     digest = hashlib.sha256(json.dumps([folder.name, hashlib.sha256(text).hexdigest()]).encode())
     for picture in pictures:

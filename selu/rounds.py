@@ -6,8 +6,10 @@ about one *run*, not about content: a second run over the same settings reuses e
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import logging
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -52,6 +54,8 @@ __all__ = [
     "summary",
     "why_stopped",
 ]
+
+logger = logging.getLogger(__name__)
 
 StageName = Literal[
     "rollout",
@@ -225,16 +229,28 @@ def finished_rounds(store: Store) -> list[Round]:
     Raises:
         ArtifactError: a record is altered.
     """
-    found = []
+    found, unread = [], []
     for ref in store.all(_KIND):
         store.verify(ref)
         path = store.path(ref) / _FILE
         try:
             found.append(Round.model_validate_json(path.read_bytes()))
-        except (ValidationError, OSError):
-            # Recorded by another version of the project; its artifacts are still in the store.
-            continue
+        except (ValidationError, OSError) as error:
+            # Recorded by another version of the project, or in a world of a user's own that is not importable now; its
+            # artifacts are still in the store.
+            first = error.errors()[0] if isinstance(error, ValidationError) else None
+            unread.append(f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error))
+    if unread:
+        _say_once(
+            f"{len(unread)} of {len(found) + len(unread)} finished rounds in {store.root} cannot be read and are left out "
+            f"({unread[-1]}); what they made is kept"
+        )
     return sorted(found, key=lambda item: (item.finished, item.round))
+
+
+@functools.cache
+def _say_once(warning: str) -> None:
+    logger.warning(warning)
 
 
 def latest_round(store: Store, run: str | None = None) -> Round:
@@ -249,7 +265,9 @@ def latest_round(store: Store, run: str | None = None) -> Round:
         others = sorted({item.run for item in rounds})
         there = f"; finished runs there: {', '.join(others)}" if others else ""
         of_run = f" of the run {run!r}" if run else ""
-        raise ConfigError(f"no finished round{of_run} in {store.root}{there}; start one with `selu round`")
+        raise ConfigError(
+            f"no finished round{of_run} in {store.root}{there}; start one with `selu round`, or name another data_dir="
+        )
     return wanted[-1]
 
 

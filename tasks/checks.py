@@ -2,18 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Collection, Mapping
+from typing import Literal
 
 from prefect import get_client, task
 from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 
+from selu.config import ModelSettings, Settings
 from selu.errors import ConfigError
+from selu.general_probe import general_questions
 from selu.rounds import Workspace
 from selu.tasks.stages import Model
+from selu.worlds.tasks import (
+    THREE_STEPS,
+    TRAJECTORIES_A_TASK,
+    frozen_tasks,
+    has_probes,
+    probe_set,
+    probe_tasks,
+    read_instructions,
+)
 
-__all__ = ["check_models"]
+__all__ = ["Need", "check_models", "check_settings"]
+
+Need = Literal["practice", "probes", "actor", "critic"]
+"""What a command may need of the settings."""
+
+
+def check_settings(settings: Settings, needs: Collection[Need] = ("practice", "probes", "actor", "critic")) -> None:
+    """Refuse what settings and files tell beforehand: of the command's needs, all that are not met, at once.
+
+    Raises:
+        ConfigError: a list of instructions is empty or cannot be read, nobody listens at the address of a simulator, a
+            probe is larger than what was frozen, or a model, its engine, device or options cannot be had here.
+    """
+    looks: dict[Need, Callable[[], None]] = {
+        "practice": lambda: _check_practice(settings),
+        "probes": lambda: _check_probes(settings),
+        "actor": lambda: _check_model(settings.actor),
+        "critic": lambda: _check_model(settings.critic),
+    }
+    faults: dict[str, None] = {}
+    for need in needs:
+        try:
+            looks[need]()
+        except ConfigError as error:
+            faults[str(error)] = None
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def _check_practice(settings: Settings) -> None:
+    if settings.tasks.instructions is not None:
+        read_instructions(settings.tasks.instructions)
+    server = settings.world.server
+    if server is None:
+        return
+    host, _, port = server.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=settings.world.start_timeout).close()
+    except ConnectionRefusedError:
+        raise ConfigError(
+            f"world.server={server}: nothing listens there. Start VirtualHome, or leave world.server unset for the embedded "
+            "player."
+        ) from None
+    except (OSError, ValueError, OverflowError):
+        pass  # not for certain in vain: the world itself tries for as long as the settings say
+
+
+def _check_probes(settings: Settings) -> None:
+    """Refuse what no frozen set can serve at a round's end."""
+    world, sizes = settings.world.name, settings.evaluation
+    wanted: list[tuple[str, int, str, int]] = []
+    if has_probes(world):
+        for probe in ("a", "b"):
+            for who, each in (("actor", 1), ("critic", TRAJECTORIES_A_TASK)):
+                setting = f"{who}_episodes_{probe}"
+                wanted.append((setting, getattr(sizes, setting), probe_set(world, probe), each))
+    if world == "thor":
+        wanted.append(("three_step_episodes", sizes.three_step_episodes, THREE_STEPS, 1))
+    for setting, count, name, each in wanted:
+        most = each * len(frozen_tasks(name))
+        if count > most:
+            raise ConfigError(f"evaluation.{setting}={count}: the frozen set {name} is enough for {most} at most")
+        if count:
+            kinds = ("three_step",) if name == THREE_STEPS else settings.tasks.kinds
+            probe_tasks(name, 1, kinds)
+    if sizes.general_questions:
+        general_questions(sizes.general_questions)
+
+
+def _check_model(model: ModelSettings) -> None:
+    from selu.models import model_revision
+    from selu.models.transformers_engine import resolve_device
+
+    resolve_device(model.device)
+    model_revision(model)
 
 
 @task(name="check", task_run_name="check models", cache_policy=NO_CACHE, persist_result=False)

@@ -107,10 +107,21 @@ def _save(path: Path, rows: datasets.Dataset, config: Literal["actor", "critic"]
 
 
 def _card(
-    who: Literal["actor", "critic"], round_number: int, recipe: dict[str, Json], parents: dict[str, str]
+    who: Literal["actor", "critic"], round_number: int | None, recipe: dict[str, Json], parents: dict[str, str]
 ) -> DatasetCard:
     from selu.datasets import DatasetCard
 
+    if round_number is None:
+        return DatasetCard(
+            name=f"selu/{who}-recorded",
+            pretty_name=f"SELU {who}, recorded trajectories",
+            description=f"Rows for the {who} out of recorded trajectories, as the critic labelled them. Those of the source "
+            "`rehearsal` are of the base model's own corpus and have nothing to do with the recordings.",
+            round=None,
+            parents=parents,
+            recipe=recipe,
+            license=None,
+        )
     learned = {
         "critic": "Verdicts on its own questions, as the critic answered them, to learn from.",
         "actor": "Actions of trajectories that the improved critic accepted, under their own or another instruction.",
@@ -137,7 +148,7 @@ def _parents(**refs: Sequence[ArtifactRef]) -> dict[str, str]:
 def make_critic_dataset(
     workspace: Workspace,
     shard: Shard,
-    round_number: int,
+    round_number: int | None,
     episodes: Sequence[ArtifactRef],
     frames: Sequence[ArtifactRef],
     judgements: Sequence[ArtifactRef],
@@ -147,7 +158,8 @@ def make_critic_dataset(
     style: PromptStyle,
     seed: int,
 ) -> Made:
-    """The critic's dataset version of a round, out of all shards; `previous` is that of the round before."""
+    """The critic's dataset version of a round (None: of recordings), out of all shards; `previous` is that of the round
+    before."""
     recipe: dict[str, Json] = {
         # Of the corpus the content counts, wherever it lies.
         "dataset": dataset.model_dump(mode="json", exclude={"corpus", *ACTORS_ALONE}),
@@ -195,7 +207,7 @@ def make_critic_dataset(
 def make_actor_dataset(
     workspace: Workspace,
     shard: Shard,
-    round_number: int,
+    round_number: int | None,
     episodes: Sequence[ArtifactRef],
     judgements: Sequence[ArtifactRef],
     relabels: Sequence[ArtifactRef],
@@ -206,7 +218,7 @@ def make_actor_dataset(
     skill_set: str,
     seed: int,
 ) -> Made:
-    """The actor's dataset version of a round, out of what the improved critic accepted."""
+    """The actor's dataset version of a round (None: of recordings), out of what the improved critic accepted."""
     recipe: dict[str, Json] = {
         "dataset": dataset.model_dump(mode="json", exclude={"corpus"}),
         "replay": replay_digest(dataset),

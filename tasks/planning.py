@@ -53,6 +53,10 @@ _FRAMES = 500
 """Megabytes: the libraries, one embedded player, a default round's pictures and rows (measured)."""
 
 
+_ROWS = 10
+"""Rows of a dataset version for each episode, roughly (measured)."""
+
+
 class PlannedStage(NamedTuple):
     """A stage of a round to come."""
 
@@ -62,12 +66,20 @@ class PlannedStage(NamedTuple):
     """`perhaps`: made again if what comes before it comes out otherwise than it did."""
     why: str
     seconds: float | None
-    """What making it took the last time; None where nobody knows."""
+    """What making it took the last time, by the size it had then and has now; None where nobody knows."""
 
 
 def plan(settings: Settings) -> list[PlannedStage]:
-    """The stages of all rounds that these settings ask for, in order."""
-    store = Workspace.of(settings).store()
+    """The stages of all rounds that these settings ask for, in order. Makes no folder."""
+    workspace = Workspace.of(settings)
+    if not workspace.store_root.exists() and not workspace.data_dir.is_file():
+        why = "nothing was ever made in this data_dir"
+        return [
+            PlannedStage(number, name, "made", why, None)
+            for number in range(1, settings.rounds + 1)
+            for name in ROUND_STAGES
+        ]
+    store = workspace.store()
     finished = finished_rounds(store)
     versions = {stage.name: stage.version for stage in all_stages()}
     planned: list[PlannedStage] = []
@@ -83,7 +95,16 @@ def _round(
     like = [item for item in finished if item.round == number]
     nearest = max(like, key=lambda item: (_unchanged(item.settings, settings), item.finished), default=None)
     known = nearest or (finished[-1] if finished else None)
-    seconds = {stage.name: stage.made_in_seconds for stage in known.stages} if known else {}
+    seconds = (
+        {
+            stage.name: stage.made_in_seconds
+            * _work(stage.name, settings)
+            / max(1.0, _work(stage.name, known.settings))
+            for stage in known.stages
+        }
+        if known
+        else {}
+    )
     why = "what comes before may come out otherwise" if follows else ""
     state: Literal["found", "made", "perhaps"] = "perhaps" if follows else "found"
     for name in ROUND_STAGES:
@@ -97,6 +118,19 @@ def _round(
             state, why = "perhaps", f"{name} may come out otherwise"
         else:
             yield PlannedStage(number, name, state, why, seconds.get(name))
+
+
+def _work(name: StageName, settings: Settings) -> float:
+    """What a stage's time grows with: rows that are trained on, episodes of probes, or else the round's episodes."""
+    tuning = {"critic_finetuning": settings.critic_finetuning, "actor_finetuning": settings.actor_finetuning}.get(name)
+    if tuning is not None:
+        rows = tuning.epochs * settings.tasks.episodes * _ROWS
+        return min(rows, tuning.max_steps * tuning.batch_size) if tuning.max_steps > 0 else rows
+    if name == "evaluation":
+        sizes = settings.evaluation
+        one_step = sizes.actor_episodes_a + sizes.actor_episodes_b + sizes.critic_episodes_a + sizes.critic_episodes_b
+        return one_step + 2 * sizes.three_step_episodes
+    return settings.tasks.episodes
 
 
 def _unchanged(one: Settings, other: Settings) -> int:

@@ -96,7 +96,7 @@ def _ended(stage: str, seconds: float, reused: int, tasks: int) -> str:
         return f"{stage}: not run"
     if reused == tasks:
         return f"{stage}: nothing to do, it is in the store"
-    again = f", {reused} of {tasks} parts were there already" if reused else ""
+    again = f", {reused} of {tasks} parts were in the store already" if reused else ""
     return f"{stage}: {seconds:.1f} s{again}"
 
 
@@ -138,16 +138,20 @@ class LineDisplay:
     def __init__(self, console: Console, every: float = 20.0) -> None:
         self.console = console
         self.every = every
-        self._started: dict[str, float] = {}
+        self._started: dict[str, tuple[float, int]] = {}
+        """When a stage had first got anywhere, and how far: one that goes on does not begin at 0."""
         self._said = time.monotonic()
 
     def advance(self, stage: str, shard: str, done: int, total: int) -> None:
         now = time.monotonic()
-        started = self._started.setdefault(stage, now)
-        if now - self._said < self.every or not done or 100 * done < total:  # of so little nobody can tell the rest
+        if not done:
+            return
+        started, before = self._started.setdefault(stage, (now, done))
+        # Of so little nobody can tell the rest.
+        if now - self._said < self.every or done <= before or 100 * done < total:
             return
         self._said = now
-        rate = done / max(now - started, 1e-9)
+        rate = (done - before) / max(now - started, 1e-9)
         left = (total - done) / rate
         self.console.print(
             f"{stage}: {done} of {total}, shard {shard}, {rate:.1f}/s, {left:.0f} s left", highlight=False

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from selu.config import RolloutSettings, TaskKind, TaskSettings, WorldSettings
-from selu.errors import ConfigError
 from selu.prompting import prompts_digest
 from selu.records import Episode, Frame, OracleEpisode, OracleStep, Step
 from selu.records import Task as HouseholdTask
@@ -100,13 +99,9 @@ def draw_tasks(
     workspace: Workspace, shard: Shard, tasks: TaskSettings, world: WorldSettings, players: int, seed: int
 ) -> Sealed:
     """Draw solvable tasks (or take the user's own instructions) and freeze them; in at most so many worlds at a time."""
-    listed = None
-    if tasks.instructions is not None:
-        try:
-            listed = tasks.instructions.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"tasks.instructions: {tasks.instructions} cannot be read as text: {error}") from error
-    from selu.worlds.tasks import FROZEN, generate_tasks
+    from selu.worlds.tasks import FROZEN, generate_tasks, instructions_text
+
+    listed = None if tasks.instructions is None else instructions_text(tasks.instructions)
 
     def compute(path: Path, report: Meter) -> None:
         from selu.rollout import shared_pool
@@ -127,21 +122,10 @@ def draw_tasks(
 
 @stage_task(PROBE_TASKS)
 def freeze_probe(workspace: Workspace, shard: Shard, name: str, count: int, kinds: tuple[TaskKind, ...]) -> FrozenTasks:
-    """The first `count` tasks of a frozen probe set that are of the practised kinds, or all of them if there are fewer.
+    """The first `count` tasks of a frozen probe set that are of the practised kinds, or all of them if there are fewer."""
+    from selu.worlds.tasks import probe_tasks
 
-    Kinds take turns in the set, so that any beginning is a mixture.
-    """
-    from selu.worlds.tasks import THREE_STEPS, frozen_tasks
-
-    shipped = frozen_tasks(name)
-    limit = f"evaluation.actor_episodes_{name[-1]} and evaluation.critic_episodes_{name[-1]}"
-    if name == THREE_STEPS:
-        limit = "evaluation.three_step_episodes"
-    if count > len(shipped):
-        raise ConfigError(f"the frozen set {name} has {len(shipped)} tasks, {count} were asked for; lower {limit}")
-    chosen = [task for task in shipped if task.kind in kinds][:count]
-    if not chosen:
-        raise ConfigError(f"the frozen set {name} has no task of the kinds {', '.join(kinds)}; set {limit} to 0")
+    chosen = probe_tasks(name, count, kinds)
     if len(chosen) < count:
         logger.warning(
             "%s has %d tasks of the kinds %s, all of which are taken; %d were asked for",

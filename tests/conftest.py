@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +43,21 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny_model import make_tiny_model
 
     return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def readme_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The module `corridor` of selu/worlds/README.md, for one test; gives the text of the test beside it."""
+    import selu.worlds
+    from selu.worlds.actions import SKILL_SETS
+
+    text = (Path(selu.worlds.__file__).parent / "README.md").read_text(encoding="utf-8")
+    world, test = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "corridor.py").write_text(world, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "corridor", raising=False)
+    monkeypatch.delitem(SKILL_SETS, "corridor:GRAMMAR", raising=False)
+    return test
 
 
 @pytest.fixture

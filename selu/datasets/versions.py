@@ -29,11 +29,11 @@ class DatasetCard(Record):
     name: str = Field(description="e.g. selu/thor/critic-round1")
     pretty_name: str
     description: str
-    round: int
+    round: int | None = Field(description="None: made of recordings from elsewhere, in no round")
     parents: dict[str, str] = Field(default_factory=dict, description="what it was made from: name -> digest or key")
     recipe: dict[str, Any] = Field(default_factory=dict, description="settings, seeds and prompt digests")
     revisions: dict[str, str] = Field(default_factory=dict, description="model revisions: actor, critic, base")
-    license: str = "apache-2.0"
+    license: str | None = Field(default="apache-2.0", description="None: that of recordings is not ours to say")
 
 
 def validate_rows(dataset: datasets.Dataset, name: str) -> None:
@@ -101,8 +101,9 @@ def _front_matter(configs: Mapping[str, datasets.Dataset], card: DatasetCard) ->
 
 def _card_text(configs: Mapping[str, datasets.Dataset], card: DatasetCard) -> str:
     lines = [f"---\n{_front_matter(configs, card)}---\n", f"# {card.pretty_name}\n", f"{card.description}\n"]
+    origin = "of recorded trajectories" if card.round is None else f"round {card.round}"
     lines.append(
-        f"`{card.name}`, round {card.round}. Labels were made by the critic model itself; no ground truth of the world "
+        f"`{card.name}`, {origin}. Labels were made by the critic model itself; no ground truth of the world "
         "and no human annotation is in them.\n"
     )
     for config, dataset in configs.items():

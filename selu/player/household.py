@@ -476,8 +476,8 @@ class Household:
 
     # --- metadata ------------------------------------------------------------------------------------------------
 
-    def metadata(self, action: str, outcome: Outcome) -> dict[str, Any]:
-        """AI2-THOR's metadata of one agent; distances in metres, rotations in degrees."""
+    def metadata(self, action: str, outcome: Outcome, *, looking: bool = True) -> dict[str, Any]:
+        """AI2-THOR's metadata of one agent; distances in metres, rotations in degrees. Not `looking`, nothing is visible."""
         held = [{"objectId": self.held, "objectType": self.things[self.held].object_type}] if self.held else []
         return {
             "agentId": 0,
@@ -489,7 +489,7 @@ class Household:
             "errorMessage": outcome.message,
             "errorCode": outcome.code,
             "actionReturn": outcome.value,
-            "objects": [self._object_metadata(t) for t in self.things.values()],
+            "objects": [self._object_metadata(t, looking) for t in self.things.values()],
             "colors": [{"name": name, "color": list(instance_colour(i))} for name, i in self._index.items()],
             "inventoryObjects": held,
             "thirdPartyCameras": [],
@@ -511,13 +511,13 @@ class Household:
             },
         }
 
-    def _object_metadata(self, t: Thing) -> dict[str, Any]:
+    def _object_metadata(self, t: Thing, looking: bool) -> dict[str, Any]:
         c, s = t.centre, t.size
         return {
             "objectId": t.object_id,
             "name": t.object_id,
             "objectType": t.object_type,
-            "visible": self.is_visible(t),
+            "visible": looking and self.is_visible(t),
             "distance": self.distance(t),
             "position": {"x": c[0], "y": c[1], "z": c[2]},
             "rotation": {"x": 0.0, "y": 0.0, "z": 0.0},

@@ -34,17 +34,20 @@ class Player:
         self.sequence_id = 0
         self.segmentation = False
 
-    def message(self, action: str, outcome: Outcome) -> bytes:
-        """Metadata and images of the present moment."""
+    def message(self, action: str, outcome: Outcome, *, looking: bool = True) -> bytes:
+        """Metadata and images of the present moment; without the images if nobody is `looking`."""
         household = self.household
-        view = household.view()
         metadata = {
-            "agents": [household.metadata(action, outcome)],
+            "agents": [household.metadata(action, outcome, looking=looking)],
             "sequenceId": self.sequence_id,
             "activeAgentId": 0,
             "thirdPartyCameras": [],
         }
-        parts = [field(METADATA, msgpack.packb(metadata)), field(RGB_IMAGE, view.rgb[::-1].tobytes())]
+        parts = [field(METADATA, msgpack.packb(metadata))]
+        if not looking:
+            return b"".join([*parts, field(END, b"")])
+        view = household.view()
+        parts.append(field(RGB_IMAGE, view.rgb[::-1].tobytes()))
         if self.segmentation:
             colours = np.array([(*instance_colour(i), 255) for i in range(len(household.instance_ids()))], np.uint8)
             colours = np.concatenate([colours, np.array([(0, 0, 0, 255)], np.uint8)])  # index -1: nothing
@@ -67,7 +70,7 @@ class Player:
             with open(client_pipe, "rb") as requests:
                 while (request := read_request(requests)) is not None:
                     action, outcome = self.obey(request)
-                    out.write(self.message(action, outcome))
+                    out.write(self.message(action, outcome, looking=request.get("renderImage", True)))
                     out.flush()
 
 

@@ -33,7 +33,7 @@ from selu.rounds import (
 )
 from selu.seen_rows import PICTURE, ROW, SeenRow
 from selu.store import ArtifactRef, OracleRef, Store
-from selu.worlds.tasks import THREE_STEPS
+from selu.worlds.tasks import THREE_STEPS, THREE_STEPS_LIMIT
 
 __all__ = ["gather"]
 
@@ -100,7 +100,7 @@ def gather(store: Store, finished: Round) -> Report:
         started=_moment(finished.started),
         finished=_moment(finished.finished),
         headline=_headline(comparisons, finished.round, by_truth=settings.self_asking.by == "oracle"),
-        sentences=_sentences(comparisons, rows),
+        sentences=(*_refusals(finished), *_sentences(comparisons, rows)),
         facts=home.facts(datasets),
         comparisons=comparisons,
         decisions=tuple(decisions(rows, finished)),
@@ -125,6 +125,8 @@ def gather(store: Store, finished: Round) -> Report:
         pairs=home.pairs(),
         hindsight=settings.hindsight.enabled,
         self_asking=settings.self_asking.by == "self_asking",
+        labels_by=settings.self_asking.by,
+        rehearses=settings.dataset.replay > 0,
         labels=home.labels(rows),
         curves=curves,
         seen=seen,
@@ -153,7 +155,7 @@ _RESULTS = (
         "direct",
         "balanced_accuracy",
         "Critic, asked directly",
-        "“Was it done?” Share of right verdicts; guessing gives 50 %.",
+        "“Was it done?” Right verdicts, what was done and what was not weighing alike (balanced accuracy); guessing gives 50 %.",
     ),
     (
         "critic",
@@ -175,7 +177,7 @@ _RESULTS = (
         THREE_STEPS,
         "success_rate",
         "Actor, three steps",
-        "Longer than anything that is practised: all three goals hold when the episode ends.",
+        f"All three goals hold when the episode ends, within {THREE_STEPS_LIMIT} actions.",
     ),
 )
 
@@ -277,6 +279,15 @@ def _headline(comparisons: Sequence[Comparison], number: int, *, by_truth: bool)
     time = "In one round" if number == 1 else f"In round {number}"
     how = "on labels by the truth (an upper bound, no self-learning)" if by_truth else "without reward or human label"
     return f"{time} {how}, {' and '.join(parts)}."
+
+
+def _refusals(finished: Round) -> tuple[str, ...]:
+    """What was trained and is not in use."""
+    return tuple(
+        f"The new {item.who} was refused, so that “after” is the {item.who} from before."
+        for item in finished.guards
+        if not item.passed
+    )
 
 
 def _sentences(comparisons: Sequence[Comparison], rows: Sequence[MetricRow]) -> tuple[str, ...]:

@@ -177,7 +177,8 @@ class Practice:
             ),
             Pair(
                 "No label",
-                "Its ways of asking disagreed, or it was not sure enough: nothing is learned from these.",
+                "Its ways of asking disagreed, or it was not sure enough: no verdict is learned. A good start still teaches its "
+                "steps.",
                 (group("Left aside", "unsure", aside),),
             ),
         )
@@ -244,8 +245,14 @@ class Practice:
         """Quality of both judgings' labels."""
         return (
             self._labels(rows, "before", self.before, "The critic as it was", "taught the critic"),
-            self._labels(rows, "after", self.after, "The improved critic", "taught the actor"),
+            self._labels(rows, "after", self.after, self._second_judge(), "taught the actor"),
         )
+
+    def _second_judge(self) -> str:
+        adapter, candidate = self.finished.critic_adapter, self.finished.critic_candidate
+        if candidate is None:
+            return "The critic, which was not trained, once more"
+        return "The improved critic" if adapter == candidate else "The critic from before, as the new one was refused"
 
     def _labels(self, rows: Sequence[MetricRow], phase: str, judging: _Judging, title: str, trains: str) -> Labels:
         counts: Counter[tuple[str, bool | None]] = Counter()

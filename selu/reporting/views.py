@@ -303,6 +303,8 @@ class Report:
     pairs: tuple[Pair, ...]
     hindsight: bool
     self_asking: bool
+    labels_by: str
+    rehearses: bool
     labels: tuple[Labels, ...]
     curves: tuple[Curve, ...]
     seen: tuple[Seen, ...]

@@ -18,10 +18,12 @@ def imported(reference: str, setting: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        raise ConfigError(
-            f"{setting}={reference}: {module_name} cannot be imported ({type(error).__name__}: {error}); install the "
-            "package that holds it, or name its folder in PYTHONPATH"
-        ) from error
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and f"{module_name}.".startswith(f"{missing}."):
+            what, mend = "cannot be found", "install the package that holds it, or name its folder in PYTHONPATH"
+        else:
+            what, mend = f"cannot be imported ({type(error).__name__}: {error})", "mend what its code raises"
+        raise ConfigError(f"{setting}={reference}: {module_name} {what}; {mend}") from error
     if name not in vars(module):
         raise ConfigError(f"{setting}={reference}: {module_name} has no {name}")
     return vars(module)[name]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,9 +37,12 @@ __all__ = [
     "generate_tasks",
     "goal_of_instruction",
     "has_probes",
+    "instructions_text",
     "join_steps",
     "kind_of_instruction",
     "probe_set",
+    "probe_tasks",
+    "read_instructions",
     "start_key",
     "steps_of",
     "user_tasks",
@@ -501,15 +504,29 @@ def goal_of_instruction(instruction: str) -> tuple[Condition, ...] | None:
     return tuple(conditions)
 
 
+def instructions_text(path: Path) -> str:
+    """A user's own list as it is. Raises ConfigError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"tasks.instructions: {path} cannot be read as text: {error}") from error
+
+
+def read_instructions(path: Path) -> list[str]:
+    """A user's own instructions, one a line; ``# ...`` is a comment. Raises ConfigError."""
+    lines = [line.strip() for line in instructions_text(path).splitlines()]
+    texts = [line for line in lines if line and not line.startswith("#")]
+    if not texts:
+        raise ConfigError(f"tasks.instructions: {path} holds no instruction; expected one a line.")
+    return texts
+
+
 def user_tasks(path: Path, world: World, scenes: Sequence[str], seed: int, count: int) -> list[Task]:
-    """A user's own instructions, one a line (``# ...`` is a comment), each with a random start.
+    """A user's own instructions, each with a random start.
 
     The goal is read from the words where they are of the generator's form; of others it stays unknown.
     """
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    texts = [line for line in lines if line and not line.startswith("#")]
-    if not texts:
-        raise ConfigError(f"{path} holds no instruction; expected one a line.")
+    texts = read_instructions(path)
     tasks = []
     for i in range(count):
         rng = np.random.default_rng(np.random.SeedSequence([seed, i]))
@@ -551,3 +568,26 @@ def frozen_tasks(name: str) -> list[Task]:
         known = ", ".join(sorted(p.stem for p in FROZEN.glob("*.jsonl")))
         raise ConfigError(f"There is no frozen task set `{name}`; there are: {known}.")
     return [Task.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+TRAJECTORIES_A_TASK = 2
+"""Trajectories of the critic's probe for each of its tasks: the planner solves them all, so that half are successes."""
+
+
+def probe_tasks(name: str, count: int, kinds: Collection[str]) -> list[Task]:
+    """The first `count` tasks of a frozen set that are of the kinds, or all of them if there are fewer.
+
+    Kinds take turns in a set, so that any beginning is a mixture.
+
+    Raises:
+        ConfigError: there is no such set, it has fewer tasks of all kinds than `count`, or none of these kinds.
+    """
+    shipped = frozen_tasks(name)
+    if count > len(shipped):
+        raise ConfigError(f"the frozen set {name} has {len(shipped)} tasks, {count} were asked for")
+    chosen = [task for task in shipped if task.kind in kinds][:count]
+    if not chosen:
+        raise ConfigError(
+            f"the frozen set {name} has no task of the kinds {', '.join(kinds)}; set the sizes of that probe in evaluation to 0"
+        )
+    return chosen

@@ -223,6 +223,23 @@ def test_what_fails_says_what_mends_it(
     assert mend in found.mend
 
 
+@pytest.mark.usefixtures("readme_world")
+def test_a_world_of_ones_own_may_have_few_colours_and_hears_nothing_of_ithor(settings: Settings) -> None:
+    own = {"name": "corridor:Corridor", "skill_set": "corridor:GRAMMAR"}
+    found = _found(_changed(settings, world=own, actor={"path": "embedded"}, critic={"path": "embedded"}))
+    assert (found["world"].state, found["model of actor and critic"].state) == ("ok", "note")
+    assert "with up to 2 colours" in found["world"].text
+    assert "world.skill_set=corridor:GRAMMAR and tasks.instructions=FILE" in found["world"].text
+    assert "knows nothing of this world" in found["model of actor and critic"].text
+
+
+def test_one_simulator_is_tried_with_one_player(settings: Settings, tmp_path: Path) -> None:
+    done = _doctor(settings, tmp_path, "--world", "virtualhome", "world.server=127.0.0.1:1", "world.start_timeout=0.5")
+    found = {item["what"]: item for item in json.loads(done.stdout)}
+    assert "set rollout.players=1" not in done.output
+    assert found["world"]["state"] == "bad"
+
+
 # --- the looks --------------------------------------------------------------------------------------------------------
 
 

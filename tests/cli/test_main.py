@@ -75,11 +75,30 @@ def test_help_teaches_and_is_light() -> None:
         (["round", "self_asking.by=oracle"], "or neither"),
         (["play", "--policy", "me too"], "--policy must be one of me, planner, random, actor"),
         (["round", "actor.path=/no/such/model"], "actor.path: no such folder"),
+        (["round", "actor.engine=vllm", "actor.path=some/model"], "engine=vllm needs vLLM"),
+        (
+            ["round", "evaluation.three_step_episodes=1000"],
+            "three_step_episodes=1000: the frozen set three_steps is enough for 120 at most",
+        ),
+        (
+            ["round", "evaluation.critic_episodes_b=2000"],
+            "critic_episodes_b=2000: the frozen set probe_b is enough for 540 at most",
+        ),
+        (["round", f"tasks.instructions={ROOT / 'tests/__init__.py'}"], "holds no instruction; expected one a line"),
+        (["round", "self_asking.contrasts=5"], "must be a multiple of 4"),
     ],
 )
 def test_bad_input_is_one_sentence_and_no_traceback(
-    arguments: list[str], sentence: str, tmp_path: Path, unchanged_environment: None
+    arguments: list[str],
+    sentence: str,
+    tmp_path: Path,
+    unchanged_environment: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def too_early() -> None:
+        pytest.fail("a server was started before it was refused")
+
+    monkeypatch.setattr("selu.cli.profile.own_server", too_early)
     done = _selu(*arguments, f"data_dir={tmp_path / 'data'}")
     assert done.exit_code == 2
     assert sentence in " ".join(done.output.split())
@@ -263,13 +282,14 @@ def test_after_ctrl_c_the_next_run_goes_on(config: Path, tmp_path: Path) -> None
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
 
     stopped = start("slow")
     assert stopped.stdout is not None
     assert any("stepping" in line for line in stopped.stdout), stopped.stderr.read() if stopped.stderr else ""
     time.sleep(0.5)
-    stopped.send_signal(signal.SIGINT)
+    os.killpg(stopped.pid, signal.SIGINT)  # as a terminal does: to the command, its server and its players
     _, said = stopped.communicate(timeout=60)
     assert stopped.returncode == 130, said
     assert "the next run goes on where this one stopped" in said

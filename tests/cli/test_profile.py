@@ -15,9 +15,8 @@ _COMMAND = """
 import subprocess, sys, time
 from selu.cli.profile import own_server
 with own_server():
-    server = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(600)", "prefect.server.api.server:create_app"],
-        start_new_session=True, stdout=subprocess.DEVNULL)
+    from prefect.server.api.server import SubprocessASGIServer
+    server = SubprocessASGIServer().server_process
     other = subprocess.Popen(["sleep", "600"], start_new_session=True, stdout=subprocess.DEVNULL)
     print(server.pid, other.pid, flush=True)
     time.sleep(600)
@@ -32,9 +31,13 @@ def _runs(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the guardian looks into /proc")
-def test_the_server_of_a_killed_command_does_not_stay() -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    environment["PYTHONPATH"] = os.getcwd()
+def test_the_server_of_a_killed_command_does_not_stay(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment |= {
+        "PYTHONPATH": os.getcwd(),
+        "PREFECT_HOME": str(tmp_path),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
     with subprocess.Popen([sys.executable, "-c", _COMMAND], stdout=subprocess.PIPE, env=environment) as command:
         assert command.stdout is not None
         server, other = map(int, command.stdout.readline().split())

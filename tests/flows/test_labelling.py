@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import selu.rollout
+from selu.errors import ConfigError
 from selu.flows.labelling import labelling
 from selu.recorded import labels_of
 from selu.rounds import Workspace
@@ -56,3 +57,8 @@ def test_a_folder_of_recordings_is_judged_relabeled_and_made_into_datasets(
     told = {turn[0]["content"] for turn in read_dataset(store, made.actor_dataset, "actor")["completion"]}
     assert {"Open(Fridge)", "Done"} <= told
     assert labelling(settings, recordings) == made, "found in the store"
+    card = (store.path(made.actor_dataset) / "README.md").read_text()
+    assert "of recorded trajectories" in card
+    assert "license" not in card, "whose recordings they are is not known"
+    with pytest.raises(ConfigError, match=f"is one episode's own folder; give the one that holds it: {recordings}"):
+        labelling(settings, recordings / "done")

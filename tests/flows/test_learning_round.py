@@ -329,6 +329,8 @@ def test_what_guards_refuse_is_not_taken_into_use_and_two_such_rounds_end_it(
     page = report_path(rounds[-1], Workspace.of(settings).reports).read_text()
     assert figures["stopped"] in page
     assert "The guard was" in page
+    assert "The new critic was refused" in page
+    assert "The improved critic" not in page
     # Left alone, what is broken is taken into use.
     unguarded = learning_round(small_settings(tmp_path, small_model, guard={"enabled": False}))
     assert unguarded.guards == ()
@@ -339,7 +341,7 @@ def test_more_probe_tasks_than_there_are_is_said(again: tuple[Settings, Round]) 
     settings, _ = again
     data = settings.model_dump(mode="json")
     data["evaluation"]["actor_episodes_b"] = 17
-    with pytest.raises(ConfigError, match="has 16 tasks, 17 were asked for"):
+    with pytest.raises(ConfigError, match="actor_episodes_b=17: the frozen set probe_b is enough for 16 at most"):
         learning_round(Settings.model_validate(data))
 
 

@@ -66,7 +66,19 @@ def test_a_plan_tells_of_what_is_missing_and_what_was_never_run(finished: tuple[
     assert 500 < memory_of(settings) < 10_000
 
 
+def test_the_time_of_a_stage_grows_with_its_size(finished: tuple[Settings, Round]) -> None:
+    settings, made = finished
+    changes = {
+        "tasks": settings.tasks.model_copy(update={"episodes": 24}),
+        "actor_finetuning": settings.actor_finetuning.model_copy(update={"max_steps": 6}),
+    }
+    planned = {item.name: item.seconds for item in plan(settings.model_copy(update=changes))}
+    for name, times in (("rollout", 2), ("actor_finetuning", 3), ("critic_finetuning", 1), ("evaluation", 1)):
+        assert planned[name] == pytest.approx(times * made.stage(name).made_in_seconds)
+
+
 def test_with_nothing_to_compare_with_everything_is_made(tmp_path: Path, small_model: Path) -> None:
     planned = plan(small_settings(tmp_path / "data", small_model))
     assert {item.state for item in planned} == {"made"}
     assert {item.seconds for item in planned} == {None}
+    assert not (tmp_path / "data").exists()

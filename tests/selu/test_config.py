@@ -46,6 +46,15 @@ def test_default_yaml_is_the_defaults_of_the_tree_and_names_every_setting() -> N
     assert list(leaves(written)) == list(leaves(Settings().model_dump()))
 
 
+def test_small_yaml_is_the_default_recipe_at_another_size() -> None:
+    small, default = load_settings(CONFIGS / "small.yaml").model_dump(), Settings().model_dump()
+    assert {key for key in default if default[key] != small[key]} == {
+        "name", "tasks", "critic_finetuning", "actor_finetuning", "evaluation",
+    }  # fmt: skip
+    assert small["tasks"] == default["tasks"] | {"episodes": 200}
+    assert small["actor_finetuning"] == default["actor_finetuning"] | {"max_steps": 300}
+
+
 def test_paper_yaml_is_the_published_setting() -> None:
     settings = load_settings(CONFIGS / "paper.yaml")
     assert settings.tasks.kinds == ("pick_up", "open", "break")
@@ -252,7 +261,7 @@ def test_a_file_that_cannot_be_read_as_settings(tmp_path: Path, text: str, says:
 
 
 def test_missing_config_lists_the_ones_beside_it() -> None:
-    assert "default.yaml, paper.yaml" in refusal(config=CONFIGS / "papre.yaml")
+    assert "default.yaml, paper.yaml, small.yaml" in refusal(config=CONFIGS / "papre.yaml")
 
 
 def test_binary_config_is_refused(tmp_path: Path) -> None:

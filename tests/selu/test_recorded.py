@@ -60,7 +60,7 @@ def test_what_is_wrong_is_said_with_the_place(folder: Path, tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="holds no recorded episode"):
         list_recorded(folder / "notes")
     (folder / "a" / "001.png").unlink()
-    with pytest.raises(ConfigError, match="has 1 pictures and 1 actions; expected one picture more"):
+    with pytest.raises(ConfigError, match="has 1 picture and 1 action; expected one picture more"):
         list_recorded(folder)
     (folder / "a" / "episode.json").write_text('{"instruction": "", "actions": []}')
     with pytest.raises(ConfigError, match=r"episode.json: instruction: .* expected"):

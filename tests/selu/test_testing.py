@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -29,6 +30,25 @@ def test_thor_keeps_the_contract() -> None:
     actions = solve(world)[:-1]
     assert holds(task.goal, world.oracle().facts)
     check_world(lambda: ThorWorld(PlayerSimulator(settings), settings), task, actions)
+
+
+def test_the_world_of_the_readme_keeps_the_contract(readme_world: str, tmp_path: Path) -> None:
+    told: dict[str, Any] = {}
+    exec(readme_world, told)
+    told["test_corridor"]()
+    # Nothing of it is there for the contract alone: its goal can be reached and told.
+    task = generate_tasks_of(tmp_path, "pick up the mug", told["Corridor"](told["SETTINGS"]))
+    mine = told["Corridor"](told["SETTINGS"])
+    mine.reset(options={"task": task})
+    for action in ["MoveAhead"] * 5 + ["PickUp(Mug)"]:
+        mine.step(action)
+    assert holds(task.goal, mine.oracle().facts)
+
+
+def generate_tasks_of(folder: Path, instruction: str, world: World) -> Task:
+    listed = folder / "mine.txt"
+    listed.write_text(instruction, encoding="utf-8")
+    return generate_tasks(TaskSettings(instructions=listed), world, 5, 1)[0]
 
 
 def test_minigrid_keeps_the_contract() -> None:

@@ -55,7 +55,7 @@ def test_the_actions_of_ones_own_grammar_are_read_by_all() -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("no.such.module:World", r"no.such.module cannot be imported \(ModuleNotFoundError"),
+        ("no.such.module:World", "no.such.module cannot be found; install .* or name its folder in PYTHONPATH"),
         ("selu.worlds.base:Wrold", "selu.worlds.base has no Wrold"),
         ("selu.worlds.base:PREDICATES", "must be a class or function that takes WorldSettings, got tuple"),
         (f"{__name__}:not_a_world", "must make a selu.worlds.World, got str"),
@@ -64,6 +64,15 @@ def test_the_actions_of_ones_own_grammar_are_read_by_all() -> None:
 def test_what_cannot_be_imported_is_one_sentence(name: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         make_world(WorldSettings(name=name))
+
+
+def test_a_module_that_breaks_is_not_said_to_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_world.py").write_text("import no_such_package\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"cannot be imported \(ModuleNotFoundError.*no_such_package.*mend what its code"
+    ):
+        make_world(WorldSettings(name="broken_world:World"))
 
 
 def test_a_world_whose_actions_are_others_is_refused(minigrid: World) -> None:
@@ -76,7 +85,7 @@ def test_a_world_whose_actions_are_others_is_refused(minigrid: World) -> None:
     [
         ("world.name=thro", "must be one of thor, virtualhome, or package.module:Name .*; did you mean thor"),
         ("world.skill_set=houshold", "did you mean household"),
-        ("world.skill_set=no.such.module:GRAMMAR", "cannot be imported"),
+        ("world.skill_set=no.such.module:GRAMMAR", "cannot be found"),
         ("world.skill_set=selu.worlds.base:PREDICATES", "must be a selu.worlds.actions.Grammar, got tuple"),
         (f"world.skill_set={__name__}:NO_DONE", "must have Done"),
     ],

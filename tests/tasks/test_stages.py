@@ -275,6 +275,23 @@ def test_without_a_terminal_progress_is_plain_lines() -> None:
     assert "\x1b" not in said.getvalue()
 
 
+def test_what_goes_on_counts_only_what_it_did_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    from io import StringIO
+
+    from rich.console import Console
+
+    from selu.tasks import progress
+
+    said, now = StringIO(), [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with shown_on(Console(file=said, width=100)):
+        # As a job does: a word before it begins, and then from its checkpoint on.
+        for done, total, seconds in ((0, 1, 90.0), (450, 900, 100.0), (460, 900, 125.0)):
+            now[0] = seconds
+            meter("critic finetuning")(done, total)
+    assert said.getvalue() == "critic finetuning: 460 of 900, shard 1/1, 0.4/s, 1100 s left\n"
+
+
 def test_every_stage_is_watched() -> None:
     assert {stage.name for stage in all_stages()} == set(json.loads(RECORDED.read_text()))
 

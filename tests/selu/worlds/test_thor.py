@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
 from selu.config import TaskSettings, WorldSettings
 from selu.errors import ConfigError, WorldError
+from selu.player.household import Household, Outcome
+from selu.player.server import Player
 from selu.records import Task
 from selu.worlds import World, make_world
 from selu.worlds.planner import solve
@@ -54,6 +57,24 @@ def test_the_controller_and_the_player_in_process_give_the_same_bytes(world: Wor
             one, other = world.step(action)[0], inside.step(action)[0]
             assert np.array_equal(one, other), action
             assert world.oracle() == inside.oracle(), action
+
+
+def test_a_room_prepared_without_pictures_is_the_same_room(world: World, tasks: list[Task]) -> None:
+    class Watched(PlayerSimulator):
+        def prepare(self, action: str, **arguments: Any) -> None:
+            self.step(action, **arguments)
+
+    watched = ThorWorld(Watched(SETTINGS), SETTINGS)
+    for task in tasks:
+        assert np.array_equal(world.reset(options={"task": task})[0], watched.reset(options={"task": task})[0])
+        assert world.candidates()["metadata"]["objects"] == watched.candidates()["metadata"]["objects"]
+
+
+def test_where_nobody_looks_the_player_sends_no_picture() -> None:
+    player = Player(Household(96, 96))
+    player.obey({"action": "Initialize", "sequenceId": 0, "renderInstanceSegmentation": True})
+    seen, unseen = (player.message("Initialize", Outcome(), looking=looking) for looking in (True, False))
+    assert len(unseen) + 96 * 96 * (3 + 4) < len(seen)
 
 
 def test_an_episode_ends_on_done_or_at_the_limit_and_never_at_the_goal(world: World, tasks: list[Task]) -> None:
