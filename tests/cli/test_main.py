@@ -84,7 +84,7 @@ def test_help_teaches_and_is_light() -> None:
             ["round", "evaluation.critic_episodes_b=2000"],
             "critic_episodes_b=2000: the frozen set probe_b is enough for 540 at most",
         ),
-        (["round", f"tasks.instructions={ROOT / 'tests/__init__.py'}"], "holds no instruction; expected one a line"),
+        (["round", "tasks.instructions={tmp}/empty.txt"], "holds no instruction; expected one a line"),
         (["round", "self_asking.contrasts=5"], "must be a multiple of 4"),
     ],
 )
@@ -99,7 +99,8 @@ def test_bad_input_is_one_sentence_and_no_traceback(
         pytest.fail("a server was started before it was refused")
 
     monkeypatch.setattr("selu.cli.profile.own_server", too_early)
-    done = _selu(*arguments, f"data_dir={tmp_path / 'data'}")
+    (tmp_path / "empty.txt").touch()
+    done = _selu(*(text.format(tmp=tmp_path) for text in arguments), f"data_dir={tmp_path / 'data'}")
     assert done.exit_code == 2
     assert sentence in " ".join(done.output.split())
     assert "Traceback" not in done.output
