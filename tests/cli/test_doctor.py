@@ -154,7 +154,7 @@ def test_an_interruption_is_none(settings: Settings, monkeypatch: pytest.MonkeyP
     ("arguments", "says"),
     [
         (["world.width=3"], "world.width: must be at least 32, got 3"),
-        (["--world", "no.such.module:World"], "cannot be imported"),
+        (["--world", "no.such.module:World"], "cannot be found"),
     ],
 )
 def test_a_wrong_setting_is_json_too(arguments: list[str], says: str, settings: Settings, tmp_path: Path) -> None:

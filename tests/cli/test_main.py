@@ -85,7 +85,7 @@ def test_help_teaches_and_is_light() -> None:
             "critic_episodes_b=2000: the frozen set probe_b is enough for 540 at most",
         ),
         (["round", "tasks.instructions={tmp}/empty.txt"], "holds no instruction; expected one a line"),
-        (["round", "self_asking.contrasts=5"], "must be a multiple of 4"),
+        (["round", "self_asking.contrasts=5"], "self_asking.contrasts: Input should be a multiple of 4, got 5"),
     ],
 )
 def test_bad_input_is_one_sentence_and_no_traceback(

@@ -37,6 +37,7 @@ def test_the_server_of_a_killed_command_does_not_stay(tmp_path: Path) -> None:
         "PYTHONPATH": os.getcwd(),
         "PREFECT_HOME": str(tmp_path),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     }
     with subprocess.Popen([sys.executable, "-c", _COMMAND], stdout=subprocess.PIPE, env=environment) as command:
         assert command.stdout is not None

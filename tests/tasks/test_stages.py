@@ -267,7 +267,8 @@ def test_without_a_terminal_progress_is_plain_lines() -> None:
 
         assert isinstance(progress._display, LineDisplay)
         progress._display.every = 0.0
-        meter("rollout", index=1, count=3, start=5, whole=12)(2, 5)
+        for done in (1, 2):
+            meter("rollout", index=1, count=3, start=5, whole=12)(done, 5)
         progress.finished("rollout", 1.5, 1, 3)
         assert not progress._display._started, "the next round has a stage of the same name, and its own rate"
     assert "rollout: 7 of 12, shard 2/3" in said.getvalue()
