@@ -19,9 +19,9 @@ from selu.tasks.stages import Model
 from selu.worlds.tasks import (
     THREE_STEPS,
     TRAJECTORIES_A_TASK,
-    frozen_tasks,
     has_probes,
     probe_set,
+    probe_size,
     probe_tasks,
     read_instructions,
 )
@@ -85,7 +85,7 @@ def _check_probes(settings: Settings) -> None:
     if world == "thor":
         wanted.append(("three_step_episodes", sizes.three_step_episodes, THREE_STEPS, 1))
     for setting, count, name, each in wanted:
-        most = each * len(frozen_tasks(name))
+        most = each * probe_size(name)
         if count > most:
             raise ConfigError(f"evaluation.{setting}={count}: the frozen set {name} is enough for {most} at most")
         if count:

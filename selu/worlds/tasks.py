@@ -41,6 +41,7 @@ __all__ = [
     "join_steps",
     "kind_of_instruction",
     "probe_set",
+    "probe_size",
     "probe_tasks",
     "read_instructions",
     "start_key",
@@ -572,6 +573,11 @@ def frozen_tasks(name: str) -> list[Task]:
 
 TRAJECTORIES_A_TASK = 2
 """Trajectories of the critic's probe for each of its tasks: the planner solves them all, so that half are successes."""
+
+
+def probe_size(name: str) -> int:
+    """Tasks of a frozen set, of all kinds. Raises ConfigError."""
+    return len(frozen_tasks(name))
 
 
 def probe_tasks(name: str, count: int, kinds: Collection[str]) -> list[Task]:
