@@ -68,7 +68,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         roles = [("model of actor and critic", ("actor", "critic"), settings.actor)]
     for what, who, model in roles:
         finding = _tried(what, partial(_model, model, looked_at), _mend_model(who, model))
-        yield finding if finding.state == "bad" else _noted_if_abroad(finding, who, model, settings.world)
+        yield finding if finding.state == "bad" else _noted(finding, who, model, settings.world)
 
 
 def grammar_of(world: str) -> str | None:
@@ -301,8 +301,10 @@ def _world(settings: Settings, frames: list[Frame]) -> str:
     from selu.records import Setup, Task
     from selu.rollout import shared_pool
     from selu.worlds.actions import DONE, SKILL_SETS
+    from selu.worlds.registry import check_server
     from selu.worlds.tasks import scenes_of
 
+    check_server(settings.world)
     started = time.perf_counter()
     with shared_pool(settings.world).worlds(1) as (world,):
         up = time.perf_counter()
@@ -372,8 +374,15 @@ def _colours(frame: Frame) -> int:
     return len(np.unique(frame.reshape(-1, 3), axis=0))
 
 
-def _noted_if_abroad(finding: Finding, who: tuple[str, ...], model: ModelSettings, world: WorldSettings) -> Finding:
-    """A note where the embedded model answers, but has seen no frame of the world."""
+def _noted(finding: Finding, who: tuple[str, ...], model: ModelSettings, world: WorldSettings) -> Finding:
+    """A note where the embedded model answers, but has seen no frame of the world or was trained on other prompts."""
+    if model.engine == "transformers" and model.path != "embedded" and model.prompt_style == "full":
+        from selu.models import model_revision
+
+        base, embedded = model.model_copy(update={"adapter": None}), ModelSettings(attention=model.attention)
+        if model_revision(base) == model_revision(embedded):
+            text = f"{finding.text}; but it is a copy of the embedded model, which was trained on brief prompts alone"
+            return finding._replace(state="note", text=text, mend=" ".join(f"{name}.prompts=brief" for name in who))
     if model.path != "embedded" or model.adapter is not None or (world.name == "thor" and world.embedded):
         return finding
     text = f"{finding.text}; but it was trained in the embedded rooms alone, and knows nothing of this world"

@@ -112,11 +112,15 @@ def _run_flow(settings: Settings, start: Callable[[], R], *, verbose: bool, need
     import httpx
 
     from selu.tasks import progress
-    from selu.tasks.checks import check_settings
+    from selu.tasks.checks import check_settings, strangers
 
+    _err.print("[dim]Starting: models are looked up, and Prefect's server.[/dim]")
     check_settings(settings, *([] if needs is None else [needs]))
+    for note in strangers(settings) if needs is None or "probes" not in needs else ():
+        _err.print(note, style="yellow", soft_wrap=True)
 
     def stop(number: int, frame: FrameType | None) -> None:
+        os.write(2, b"\nStopping at the next sign of progress; once more ends it at once.\n")
         # Once: tasks stop at their next sign of progress. Twice: at once; nothing half-written is ever read.
         signal.signal(number, lambda *_: os._exit(128 + number))
         progress.interrupt()
@@ -343,6 +347,8 @@ def label(
         return on_chosen_runner(labelling, settings.orchestration)(settings, folder.absolute())
 
     made = _run_flow(settings, start, verbose=verbose, needs=["critic"])
+    import pyarrow.parquet as pq
+
     from selu.recorded import labels_of
     from selu.rounds import Workspace
 
@@ -357,7 +363,12 @@ def label(
         where = store.path(ref)
         if out is not None:
             where = Path(shutil.copytree(where, out / who, dirs_exist_ok=True))
-        _out.print(f"Dataset version of the {who}: {where}", soft_wrap=True)
+        sources = pq.read_table(where / "data" / f"{who}-train.parquet", columns=["source"])["source"].to_pylist()
+        rehearsed = f", {sources.count('rehearsal')} of them rehearsal (none with dataset.replay=0)"
+        _out.print(
+            f"Dataset version of the {who}, {len(sources)} rows{rehearsed if 'rehearsal' in sources else ''}: {where}",
+            soft_wrap=True,
+        )
 
 
 def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
@@ -374,21 +385,26 @@ def plan(config: ConfigOption = None, overrides: Overrides = None) -> None:
     [dim]selu plan rounds=3
     selu plan critic_finetuning.epochs=8[/dim]
     """
+    from selu.tasks.checks import check_settings
     from selu.tasks.planning import memory_of
     from selu.tasks.planning import plan as plan_rounds
 
     settings = _settings(config, overrides)
     table = Table("round", "stage", "", "about s", "why", box=None, header_style="bold")
     words = {"found": "[green]found[/green]", "made": "[yellow]made[/yellow]", "perhaps": "[dim]made if[/dim]"}
+    check_settings(settings)
     stages = plan_rounds(settings)
     for item in stages:
         seconds = "" if item.seconds is None or item.state == "found" else f"{item.seconds:.0f}"
         table.add_row(str(item.round), item.name.replace("_", " "), words[item.state], seconds, escape(item.why))
-    _out.print(table)
     times = [item.seconds for item in stages if item.state != "found"]
     known = [seconds for seconds in times if seconds is not None]
-    if times and not known:
-        about = "No round was ever finished here, so that nobody knows how long this takes"
+    if known or not times:
+        _out.print(table)
+    if not times:
+        about = "Nothing is to be made"
+    elif not known:
+        about = f"All {len(stages)} stages are to be made, and no round was ever finished here that would tell how long it takes"
     else:
         unknown = "" if len(known) == len(times) else f", and {len(times) - len(known)} stages that have no time yet"
         about = f"About {sum(known) / 60:.1f} minutes, by what these stages took before{unknown}"
@@ -537,7 +553,7 @@ def _print_summary(figures: dict[str, Any]) -> None:
             f" {labels['episodes']} episodes; false: {false}."
         )
         _out.print(f"Episodes with any accepted label: {100 * labels['labelled']:.1f} %.")
-    if labels["before"]["critic_labels"] is not None:
+    if labels["before"]["critic_labels"] is not None and figures["digests"]["critic_dataset"] is not None:
         _out.print(
             f"False among all labels that the critic learned from: {_cell(labels['before']['critic_labels'])} %."
         )

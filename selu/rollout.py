@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 
 from selu.config import WorldSettings
-from selu.errors import WorldError
+from selu.errors import TerminalError, WorldError
 from selu.frames import encode_picture
 from selu.models.base import Prompt, Reply, VisionLanguageModel
 from selu.prompting import act_prompt
@@ -193,6 +193,9 @@ def episode_id(task: Task, policy: Policy, seed: int) -> str:
     return hashlib.sha256(f"{task.task_id}|{policy.revision}|{seed}".encode()).hexdigest()[:16]
 
 
+_CONTRACT = "run selu.testing.check_world on it, which says all that it breaks (selu/worlds/README.md)"
+
+
 class _Lane:
     """One world and the episode that runs in it; where the world is lost, the episode is played again in a fresh one."""
 
@@ -281,12 +284,21 @@ class _Lane:
         )
         self.actions.append(reply.text)
         self.picture, _, terminated, truncated, _ = self.world.step(reply.text)
+        if terminated and reply.text.strip() != DONE:
+            raise TerminalError(
+                f"the world ended an episode on {reply.text!r}, but only the actor's own {DONE} may; {_CONTRACT}"
+            )
         self._record_frame()
         if terminated or truncated:
             self._finish(terminated)
 
     def _record_frame(self) -> None:
         index = len(self.actions)
+        space = getattr(self.world, "observation_space", None)
+        if space is not None and self.picture.shape != space.shape:
+            raise TerminalError(
+                f"the world gave a frame of {self.picture.shape}, but its observation_space says {space.shape}; {_CONTRACT}"
+            )
         truth = self.world.oracle()
         self.made.frames.append(Frame(episode_id=self.id, frame_index=index, image=encode_picture(self.picture)))
         self.made.oracle_steps.append(

@@ -172,7 +172,7 @@ class Round(_Part):
     @property
     def cached(self) -> list[str]:
         """Names of the stages that were reused as a whole."""
-        return [stage.name for stage in self.stages if stage.cached]
+        return [stage.name for stage in self.stages if stage.cached and stage.tasks]
 
 
 def run_name(settings: Settings) -> str:
@@ -229,6 +229,14 @@ def finished_rounds(store: Store) -> list[Round]:
     Raises:
         ArtifactError: a record is altered.
     """
+    found, unread = _read_rounds(store)
+    if unread:
+        _say_once(unread)
+    return found
+
+
+def _read_rounds(store: Store) -> tuple[list[Round], str]:
+    """The rounds that can be read here, and a sentence about those that cannot, empty if there are none."""
     found, unread = [], []
     for ref in store.all(_KIND):
         store.verify(ref)
@@ -240,12 +248,13 @@ def finished_rounds(store: Store) -> list[Round]:
             # artifacts are still in the store.
             first = error.errors()[0] if isinstance(error, ValidationError) else None
             unread.append(f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error))
-    if unread:
-        _say_once(
-            f"{len(unread)} of {len(found) + len(unread)} finished rounds in {store.root} cannot be read and are left out "
-            f"({unread[-1]}); what they made is kept"
-        )
-    return sorted(found, key=lambda item: (item.finished, item.round))
+    found.sort(key=lambda item: (item.finished, item.round))
+    if not unread:
+        return found, ""
+    return found, (
+        f"{len(unread)} of {len(found) + len(unread)} finished rounds in {store.root} cannot be read and are left out "
+        f"({unread[-1]}); what they made is kept"
+    )
 
 
 @functools.cache
@@ -257,9 +266,11 @@ def latest_round(store: Store, run: str | None = None) -> Round:
     """The round that finished last (of the named run).
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or none that can be read here.
     """
-    rounds = finished_rounds(store)
+    rounds, unread = _read_rounds(store)
+    if unread and not rounds:
+        raise ConfigError(unread)
     wanted = [item for item in rounds if run is None or item.run == run]
     if not wanted:
         others = sorted({item.run for item in rounds})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Collection, Mapping
 from typing import Literal
 
@@ -16,6 +15,7 @@ from selu.errors import ConfigError
 from selu.general_probe import general_questions
 from selu.rounds import Workspace
 from selu.tasks.stages import Model
+from selu.worlds.registry import check_server
 from selu.worlds.tasks import (
     THREE_STEPS,
     TRAJECTORIES_A_TASK,
@@ -26,7 +26,7 @@ from selu.worlds.tasks import (
     read_instructions,
 )
 
-__all__ = ["Need", "check_models", "check_settings"]
+__all__ = ["Need", "check_models", "check_settings", "strangers"]
 
 Need = Literal["practice", "probes", "actor", "critic"]
 """What a command may need of the settings."""
@@ -42,35 +42,44 @@ def check_settings(settings: Settings, needs: Collection[Need] = ("practice", "p
     looks: dict[Need, Callable[[], None]] = {
         "practice": lambda: _check_practice(settings),
         "probes": lambda: _check_probes(settings),
-        "actor": lambda: _check_model(settings.actor),
-        "critic": lambda: _check_model(settings.critic),
+        "actor": lambda: _check_model("actor", settings.actor),
+        "critic": lambda: _check_model("critic", settings.critic),
     }
-    faults: dict[str, None] = {}
-    for need in needs:
-        try:
-            looks[need]()
-        except ConfigError as error:
-            faults[str(error)] = None
-    if faults:
-        raise ConfigError("\n".join(faults))
+    # Models are looked at last, and not where something else is wrong: their libraries take seconds to load.
+    for some in (("practice", "probes"), ("actor", "critic")):
+        faults = []
+        for need, look in looks.items():
+            if need in needs and need in some:
+                try:
+                    look()
+                except ConfigError as error:
+                    faults.append(str(error))
+        if faults:
+            raise ConfigError("\n".join(faults))
+
+
+def strangers(settings: Settings) -> list[str]:
+    """A note where the embedded model is to act or judge in a world that it was not trained in; what it says there is noise."""
+    world = settings.world
+    if world.name == "thor" and world.embedded:
+        return []
+    who = [
+        name
+        for name, model in (("actor", settings.actor), ("critic", settings.critic))
+        if model.path == "embedded" and model.adapter is None
+    ]
+    named = " and ".join(who)
+    paths = " ".join(f"{name}.path=FOLDER_OR_ID" for name in who)
+    return [
+        f"The embedded model is the {named}, and knows neither the words nor the frames of {world.name}: expect no labels of "
+        f"worth, or bring a larger one ({paths})."
+    ] * bool(who)
 
 
 def _check_practice(settings: Settings) -> None:
     if settings.tasks.instructions is not None:
         read_instructions(settings.tasks.instructions)
-    server = settings.world.server
-    if server is None:
-        return
-    host, _, port = server.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=settings.world.start_timeout).close()
-    except ConnectionRefusedError:
-        raise ConfigError(
-            f"world.server={server}: nothing listens there. Start VirtualHome, or leave world.server unset for the embedded "
-            "player."
-        ) from None
-    except (OSError, ValueError, OverflowError):
-        pass  # not for certain in vain: the world itself tries for as long as the settings say
+    check_server(settings.world)
 
 
 def _check_probes(settings: Settings) -> None:
@@ -95,12 +104,15 @@ def _check_probes(settings: Settings) -> None:
         general_questions(sizes.general_questions)
 
 
-def _check_model(model: ModelSettings) -> None:
+def _check_model(who: str, model: ModelSettings) -> None:
     from selu.models import model_revision
     from selu.models.transformers_engine import resolve_device
 
-    resolve_device(model.device)
-    model_revision(model)
+    try:
+        resolve_device(model.device)
+        model_revision(model)
+    except ConfigError as error:
+        raise ConfigError(f"{who}: {error}") from error
 
 
 @task(name="check", task_run_name="check models", cache_policy=NO_CACHE, persist_result=False)

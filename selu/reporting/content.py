@@ -275,7 +275,7 @@ def _headline(comparisons: Sequence[Comparison], number: int, *, by_truth: bool)
         elif row := item.before or item.after:
             parts.append(f"{who} stands at {_share(row.rate)} {what}")
     if not parts:
-        return "This round has no figures yet."
+        return "This round has no figures of the probe sets."
     time = "In one round" if number == 1 else f"In round {number}"
     how = "on labels by the truth (an upper bound, no self-learning)" if by_truth else "without reward or human label"
     return f"{time} {how}, {' and '.join(parts)}."
@@ -303,7 +303,10 @@ def _sentences(comparisons: Sequence[Comparison], rows: Sequence[MetricRow]) -> 
                 "-", "\u2212"
             )
             if not (math.isfinite(low) and math.isfinite(high)):
-                change, size = "changed", f"{100 * item.gain.rate:+.1f} points".replace("-", "\u2212")
+                change, size = (
+                    "changed" if item.gain.rate else "did not change",
+                    f"{100 * item.gain.rate:+.1f} points".replace("-", "\u2212"),
+                )
             elif low > 0:
                 change = "got better"
             elif high < 0:

@@ -201,7 +201,7 @@ class Practice:
             episode=episode,
             pictures=tuple(self._pictures(episode, steps, achieved)),
             verdict=self.after.verdict_view(episode_id),
-            earlier=self.before.verdict_view(episode_id),
+            earlier=self.before.verdict_view(episode_id) if self.finished.critic_candidate is not None else None,
             relabels=tuple(view for partial, view in views if view.accepted and not partial),
             starts=tuple(view for partial, view in views if view.accepted and partial),
             rejected=tuple(view for _, view in views if not view.accepted),
@@ -244,9 +244,13 @@ class Practice:
     def labels(self, rows: Sequence[MetricRow]) -> tuple[Labels, ...]:
         """Quality of both judgings' labels."""
         return (
-            self._labels(rows, "before", self.before, "The critic as it was", "taught the critic"),
-            self._labels(rows, "after", self.after, self._second_judge(), "taught the actor"),
+            self._labels(rows, "before", self.before, "The critic as it was", self._taught("critic")),
+            self._labels(rows, "after", self.after, self._second_judge(), self._taught("actor")),
         )
+
+    def _taught(self, who: Literal["actor", "critic"]) -> str:
+        dataset = {"actor": self.finished.actor_dataset, "critic": self.finished.critic_dataset}[who]
+        return "taught nobody" if dataset is None else f"taught the {who}"
 
     def _second_judge(self) -> str:
         adapter, candidate = self.finished.critic_adapter, self.finished.critic_candidate

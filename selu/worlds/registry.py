@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 from selu.config import WorldSettings
 from selu.errors import ConfigError
 from selu.worlds.base import World
@@ -25,6 +27,26 @@ def make_world(settings: WorldSettings) -> World:
 
         return start_virtualhome(settings)
     return _own_world(settings)
+
+
+def check_server(settings: WorldSettings) -> None:
+    """Refuse a simulator's address at which for certain nobody listens, in place of waiting for one.
+
+    Raises:
+        ConfigError: a connection is refused there.
+    """
+    if settings.server is None:
+        return
+    host, _, port = settings.server.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=settings.start_timeout).close()
+    except ConnectionRefusedError:
+        raise ConfigError(
+            f"world.server={settings.server}: nothing listens there. Start VirtualHome, or leave world.server unset for the "
+            "embedded player."
+        ) from None
+    except (OSError, ValueError, OverflowError):
+        pass  # not for certain in vain: the world tries for as long as the settings say
 
 
 def _own_world(settings: WorldSettings) -> World:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ import selu.cli.doctor
 from selu.cli.doctor import Finding, examine, grammar_of
 from selu.cli.main import app
 from selu.config import Settings, validate_settings
+from selu.models import EMBEDDED_MODEL
 from selu.worlds import World
 from selu.worlds.actions import GRAMMAR
 from tests.dummy_world import DummyWorld, small_settings
@@ -233,11 +235,21 @@ def test_a_world_of_ones_own_may_have_few_colours_and_hears_nothing_of_ithor(set
     assert "knows nothing of this world" in found["model of actor and critic"].text
 
 
+def test_a_copy_of_the_embedded_model_wants_its_prompts(settings: Settings, tmp_path: Path) -> None:
+    copy = {"path": str(shutil.copytree(EMBEDDED_MODEL, tmp_path / "copy"))}
+    for prompts, state in (("auto", "note"), ("brief", "ok")):
+        told = {**copy, "prompts": prompts}
+        found = _found(_changed(settings, actor=told, critic=told))["model of actor and critic"]
+        assert found.state == state
+    found = _found(_changed(settings, actor={**copy, "prompts": "auto"}, critic={**copy, "prompts": "auto"}))
+    assert found["model of actor and critic"].mend == "actor.prompts=brief critic.prompts=brief"
+
+
 def test_one_simulator_is_tried_with_one_player(settings: Settings, tmp_path: Path) -> None:
     done = _doctor(settings, tmp_path, "--world", "virtualhome", "world.server=127.0.0.1:1", "world.start_timeout=0.5")
     found = {item["what"]: item for item in json.loads(done.stdout)}
     assert "set rollout.players=1" not in done.output
-    assert found["world"]["state"] == "bad"
+    assert "127.0.0.1:1: nothing listens there" in found["world"]["text"]
 
 
 # --- the looks --------------------------------------------------------------------------------------------------------

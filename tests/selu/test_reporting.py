@@ -570,7 +570,7 @@ def test_a_round_without_hindsight_or_any_label_is_still_a_report(store: Store, 
     finished = finished.model_copy(update={"rerelabels": (), "relabels": ()})
     page = _read(store, finished, tmp_path)
     assert "Hindsight relabeling was switched off" in page.text
-    assert "This round has no figures yet" in page.text
+    assert "This round has no figures of the probe sets" in page.text
     assert page.text.count("No such episode in this round.") == 6
     assert "4 episodes, 3 shown" in page.text
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from selu.config import TaskSettings, WorldSettings
-from selu.errors import WorldError
+from selu.errors import TerminalError, WorldError
 from selu.frames import is_interaction
 from selu.models.base import Prompt
 from selu.prompting import act_prompt
@@ -180,6 +180,26 @@ class Failing(ThorWorld):
 
     def _shown(self, frame: Picture) -> Picture:
         return frame // 2 + np.uint8(self.brighter * self.resets)
+
+
+@pytest.mark.parametrize(
+    ("ends", "margin", "says"),
+    [
+        (True, 0, "ended an episode on 'MoveAhead', but only the actor's own Done may; run selu.testing.check_world"),
+        (False, 4, r"a frame of \(100, 96, 3\), but its observation_space says \(96, 96, 3\)"),
+    ],
+)
+def test_a_world_that_breaks_its_contract_is_not_recorded(
+    tasks: list[Task], ends: bool, margin: int, says: str
+) -> None:
+    class Breaking(ThorWorld):
+        def step(self, action: str) -> tuple[Picture, float, bool, bool, dict[str, Any]]:
+            frame, _, terminated, truncated, _ = super().step(action)
+            return np.pad(frame, ((0, margin), (0, 0), (0, 0))), 0.0, ends or terminated, truncated, {}
+
+    actor = ActorPolicy(Repeating("MoveAhead"), temperature=0.0, max_new_tokens=4, history=0)
+    with pytest.raises(TerminalError, match=says):
+        roll_out(tasks[:1], [0], actor, [Breaking(PlayerSimulator(SETTINGS), SETTINGS)])
 
 
 def test_an_episode_whose_world_is_lost_is_repeated_as_it_was(tasks: list[Task]) -> None:
