@@ -94,12 +94,13 @@ def _check_probes(settings: Settings) -> None:
     if world == "thor":
         wanted.append(("three_step_episodes", sizes.three_step_episodes, THREE_STEPS, 1))
     for setting, count, name, each in wanted:
+        if count == 0:
+            continue
         most = each * probe_size(name)
         if count > most:
             raise ConfigError(f"evaluation.{setting}={count}: the frozen set {name} is enough for {most} at most")
-        if count:
-            kinds = ("three_step",) if name == THREE_STEPS else settings.tasks.kinds
-            probe_tasks(name, 1, kinds)
+        kinds = ("three_step",) if name == THREE_STEPS else settings.tasks.kinds
+        probe_tasks(name, 1, kinds)
     if sizes.general_questions:
         general_questions(sizes.general_questions)
 
