@@ -383,10 +383,10 @@ def _noted(finding: Finding, who: tuple[str, ...], model: ModelSettings, world: 
         if model_revision(base) == model_revision(embedded):
             text = f"{finding.text}; but it is a copy of the embedded model, which was trained on brief prompts alone"
             return finding._replace(state="note", text=text, mend=" ".join(f"{name}.prompts=brief" for name in who))
-    if model.path != "embedded" or model.adapter is not None or (world.name == "thor" and world.embedded):
-        return finding
-    text = f"{finding.text}; but it was trained in the embedded rooms alone, and knows nothing of this world"
-    return finding._replace(state="note", text=text, mend=" ".join(f"{name}.path=FOLDER_OR_ID" for name in who))
+    if model.is_stranger_to(world):
+        text = f"{finding.text}; but it was trained in the embedded rooms alone, and knows nothing of this world"
+        return finding._replace(state="note", text=text, mend=" ".join(f"{name}.path=FOLDER_OR_ID" for name in who))
+    return finding
 
 
 def _model(model: ModelSettings, frame: Frame) -> str:

@@ -115,8 +115,9 @@ def _run_flow(settings: Settings, start: Callable[[], R], *, verbose: bool, need
     from selu.tasks.checks import check_settings, strangers
 
     _err.print("[dim]Starting: models are looked up, and Prefect's server.[/dim]")
-    check_settings(settings, *([] if needs is None else [needs]))
-    for note in strangers(settings) if needs is None or "probes" not in needs else ():
+    check_settings(settings, needs)
+    note = strangers(settings) if needs is None else None
+    if note is not None:
         _err.print(note, style="yellow", soft_wrap=True)
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -58,7 +58,7 @@ def learning_round(settings: Settings, round_number: int = 1, previous: Round | 
 
     `previous` is the round before, whose models act and judge in this one. Run again, it goes on where it stopped.
     """
-    check_settings(settings)
+    check_settings(settings, ["practice", "probes"])  # models have a task of their own, which tells their revisions
     with tags(*round_tags(settings, round_number)):
         now = _RoundNow(settings, round_number, previous)
         if settings.guard.approval:

@@ -316,6 +316,11 @@ class ModelSettings(_Section):
             return "brief" if self.path == "embedded" else "full"
         return self.prompts
 
+    def is_stranger_to(self, world: WorldSettings) -> bool:
+        """Whether this is the embedded model as it comes, before a world in whose rooms it was not trained."""
+        at_home = world.name == "thor" and world.embedded
+        return self.path == "embedded" and self.adapter is None and not at_home
+
 
 class SelfAskingSettings(_Section):
     """How the critic finds out whether an instruction was done."""

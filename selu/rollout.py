@@ -193,9 +193,6 @@ def episode_id(task: Task, policy: Policy, seed: int) -> str:
     return hashlib.sha256(f"{task.task_id}|{policy.revision}|{seed}".encode()).hexdigest()[:16]
 
 
-_CONTRACT = "run selu.testing.check_world on it, which says all that it breaks (selu/worlds/README.md)"
-
-
 class _Lane:
     """One world and the episode that runs in it; where the world is lost, the episode is played again in a fresh one."""
 
@@ -293,7 +290,8 @@ class _Lane:
         space = getattr(self.world, "observation_space", None)
         if space is not None and self.picture.shape != space.shape:
             raise TerminalError(
-                f"the world gave a frame of {self.picture.shape}, but its observation_space says {space.shape}; {_CONTRACT}"
+                f"the world gave a frame of {self.picture.shape}, but its observation_space says {space.shape}; run "
+                "selu.testing.check_world on it, which says all that it breaks (selu/worlds/README.md)"
             )
         truth = self.world.oracle()
         self.made.frames.append(Frame(episode_id=self.id, frame_index=index, image=encode_picture(self.picture)))

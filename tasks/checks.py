@@ -32,8 +32,15 @@ Need = Literal["practice", "probes", "actor", "critic"]
 """What a command may need of the settings."""
 
 
-def check_settings(settings: Settings, needs: Collection[Need] = ("practice", "probes", "actor", "critic")) -> None:
-    """Refuse what settings and files tell beforehand: of the command's needs, all that are not met, at once.
+_BEFORE_MODELS: tuple[Need, ...] = ("practice", "probes")
+"""What is looked at first, as the libraries of models take seconds to load."""
+_MODELS: tuple[Need, ...] = ("actor", "critic")
+
+
+def check_settings(settings: Settings, needs: Collection[Need] | None = None) -> None:
+    """Refuse what settings and files tell beforehand, all that is wrong at once; models are looked at if nothing else is.
+
+    `needs` is what a command has of a round; None: all of it.
 
     Raises:
         ConfigError: a list of instructions is empty or cannot be read, nobody listens at the address of a simulator, a
@@ -45,35 +52,31 @@ def check_settings(settings: Settings, needs: Collection[Need] = ("practice", "p
         "actor": lambda: _check_model("actor", settings.actor),
         "critic": lambda: _check_model("critic", settings.critic),
     }
-    # Models are looked at last, and not where something else is wrong: their libraries take seconds to load.
-    for some in (("practice", "probes"), ("actor", "critic")):
-        faults = []
-        for need, look in looks.items():
-            if need in needs and need in some:
-                try:
-                    look()
-                except ConfigError as error:
-                    faults.append(str(error))
+    for some in (_BEFORE_MODELS, _MODELS):
+        faults = [fault for need in some if needs is None or need in needs for fault in _faults(looks[need])]
         if faults:
             raise ConfigError("\n".join(faults))
 
 
-def strangers(settings: Settings) -> list[str]:
+def _faults(look: Callable[[], None]) -> list[str]:
+    try:
+        look()
+    except ConfigError as error:
+        return [str(error)]
+    return []
+
+
+def strangers(settings: Settings) -> str | None:
     """A note where the embedded model is to act or judge in a world that it was not trained in; what it says there is noise."""
-    world = settings.world
-    if world.name == "thor" and world.embedded:
-        return []
-    who = [
-        name
-        for name, model in (("actor", settings.actor), ("critic", settings.critic))
-        if model.path == "embedded" and model.adapter is None
-    ]
-    named = " and ".join(who)
+    models = {"actor": settings.actor, "critic": settings.critic}
+    who = [name for name, model in models.items() if model.is_stranger_to(settings.world)]
+    if not who:
+        return None
     paths = " ".join(f"{name}.path=FOLDER_OR_ID" for name in who)
-    return [
-        f"The embedded model is the {named}, and knows neither the words nor the frames of {world.name}: expect no labels of "
-        f"worth, or bring a larger one ({paths})."
-    ] * bool(who)
+    return (
+        f"The embedded model is the {' and '.join(who)}, and knows neither the words nor the frames of {settings.world.name}: "
+        f"expect no labels of worth, or bring a larger one ({paths})."
+    )
 
 
 def _check_practice(settings: Settings) -> None:

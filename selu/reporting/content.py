@@ -124,7 +124,6 @@ def gather(store: Store, finished: Round) -> Report:
         ),
         pairs=home.pairs(),
         hindsight=settings.hindsight.enabled,
-        self_asking=settings.self_asking.by == "self_asking",
         labels_by=settings.self_asking.by,
         rehearses=settings.dataset.replay > 0,
         labels=home.labels(rows),

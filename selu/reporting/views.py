@@ -302,8 +302,8 @@ class Report:
     stages: tuple[StageView, ...]
     pairs: tuple[Pair, ...]
     hindsight: bool
-    self_asking: bool
     labels_by: str
+    """The setting self_asking.by."""
     rehearses: bool
     labels: tuple[Labels, ...]
     curves: tuple[Curve, ...]
