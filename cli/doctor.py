@@ -328,6 +328,11 @@ def _world(settings: Settings, frames: list[Frame]) -> str:
             frame, _, terminated, truncated, _ = world.step(text)
             spent += time.perf_counter() - begun
             frames.append(frame)
+            if terminated and verb != DONE:
+                raise WorldError(
+                    f"{settings.world.name} ended an episode at {text}; the actor's own {DONE} alone may, or an episode's "
+                    "length would tell of its success"
+                )
             if terminated or truncated:
                 world.reset(seed=settings.seed, options={"task": task})
         rate = len(verbs) / spent

@@ -823,16 +823,24 @@ def load_settings(config: Path | None = None, overrides: Sequence[str] = ()) -> 
             file that does not exist; all of them are in its text, one a line.
     """
     data: dict[str, Any] = {} if config is None else read_yaml(config)
+    settings, problems = _overridden(data, overrides)
+    if settings is None or problems:
+        # A file that is fine without the overrides is not to blame.
+        to_blame = config is not None and bool(not overrides or _overridden(data, ())[1])
+        raise _refusal(problems, source=str(config) if to_blame else None)
+    return settings
+
+
+def _overridden(data: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Settings | None, list[str]]:
+    """Settings, None if there are none to speak of, and what is wrong with them."""
     problems: list[str] = []
-    data = _known_part(data, problems)
+    known = _known_part(data, problems)
     for override in overrides:
-        _apply_override(data, override, problems)
-    settings = _validated(data, problems)
+        _apply_override(known, override, problems)
+    settings = _validated(known, problems)
     if settings is not None:
         problems += _missing_files(settings)
-    if settings is None or problems:
-        raise _refusal(problems, source=None if config is None else str(config))
-    return settings
+    return settings, problems
 
 
 def validate_settings(data: Mapping[str, Any]) -> Settings:

@@ -143,6 +143,22 @@ def test_an_own_world_that_raises_is_a_finding(settings: Settings, tmp_path: Pat
     assert "selu.testing.check_world on own_world:Raises" in found["mend"]
 
 
+@pytest.mark.usefixtures("dummies")
+def test_a_world_that_ends_an_episode_by_itself_is_a_finding(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = DummyWorld.step
+
+    def eager(world: DummyWorld, action: str) -> Any:
+        frame, reward, terminated, *rest = step(world, action)
+        return frame, reward, terminated or action.startswith("Open"), *rest
+
+    monkeypatch.setattr(DummyWorld, "step", eager)
+    found = _found(settings)["world"]
+    assert found.state == "bad"
+    assert "ended an episode at Open" in found.text
+
+
 def test_an_interruption_is_none(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object) -> str:
         raise KeyboardInterrupt

@@ -46,13 +46,19 @@ def test_default_yaml_is_the_defaults_of_the_tree_and_names_every_setting() -> N
     assert list(leaves(written)) == list(leaves(Settings().model_dump()))
 
 
-def test_small_yaml_is_the_default_recipe_at_another_size() -> None:
-    small, default = load_settings(CONFIGS / "small.yaml").model_dump(), Settings().model_dump()
+@pytest.mark.parametrize(("name", "episodes", "steps"), [("small", 200, 300), ("check", 150, 240)])
+def test_the_default_recipe_at_another_size(name: str, episodes: int, steps: int) -> None:
+    small, default = load_settings(CONFIGS / f"{name}.yaml").model_dump(), Settings().model_dump()
     assert {key for key in default if default[key] != small[key]} == {
         "name", "tasks", "critic_finetuning", "actor_finetuning", "evaluation",
     }  # fmt: skip
-    assert small["tasks"] == default["tasks"] | {"episodes": 200}
-    assert small["actor_finetuning"] == default["actor_finetuning"] | {"max_steps": 300}
+    assert small["tasks"] == default["tasks"] | {"episodes": episodes}
+    for who in ("critic_finetuning", "actor_finetuning"):
+        assert small[who] == default[who] | {"max_steps": steps}
+    assert {key for key in default["evaluation"] if default["evaluation"][key] != small["evaluation"][key]} <= {
+        "actor_episodes_a", "critic_episodes_a", "actor_episodes_b", "critic_episodes_b", "three_step_episodes",
+        "general_questions",
+    }  # fmt: skip
 
 
 def test_paper_yaml_is_the_published_setting() -> None:
@@ -261,12 +267,20 @@ def test_a_file_that_cannot_be_read_as_settings(tmp_path: Path, text: str, says:
 
 
 def test_missing_config_lists_the_ones_beside_it() -> None:
-    assert "default.yaml, paper.yaml, small.yaml" in refusal(config=CONFIGS / "papre.yaml")
+    assert "check.yaml, default.yaml, paper.yaml, small.yaml" in refusal(config=CONFIGS / "papre.yaml")
 
 
 def test_binary_config_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\x00")
     assert "not a text file" in refusal(config=tmp_path / "mine.yaml")
+
+
+def test_a_file_that_is_fine_alone_is_not_blamed_for_an_override(tmp_path: Path) -> None:
+    fine = write(tmp_path, "seed: 3\n")
+    assert refusal("seed=-1", config=fine) == refusal("seed=-1")
+    wrong = write(tmp_path, "seed: -3\n")
+    assert refusal(config=wrong).startswith(f"{wrong}: ")
+    assert refusal("rounds=0", config=wrong).startswith(f"{wrong}: ")
 
 
 def test_splits_share_no_scene_and_cover_all() -> None:
