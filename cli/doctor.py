@@ -150,7 +150,7 @@ def _mend_model(who: tuple[str, ...], model: ModelSettings) -> str:
         return f"start the server at {model.base_url}, or {each('base_url=ADDRESS')} {each('path=NAME')} of another"
     if model.path == "embedded":
         return f"{each('device=cpu')} {each('engine=transformers')} {each('adapter=')}, with which it runs anywhere"
-    return f"{each('path=embedded')}, or the folder of a model that was saved with its processor"
+    return f"mend what it says, or {each('path=embedded')} to see all else run"
 
 
 # The machine -----------------------------------------------------------------------------------------------------------
@@ -186,14 +186,16 @@ def _gpu(settings: Settings) -> Finding:
     except (ImportError, OSError) as error:  # OSError: a library that it links to is missing
         return Finding("GPU", "bad", f"torch cannot be imported ({error})", "pip install torch")
 
-    wanted = [model.device for model in (settings.actor, settings.critic) if model.device not in ("cpu", "auto")]
+    devices = [model.device for model in (settings.actor, settings.critic) if model.engine != "openai"]
+    wanted = [device for device in devices if device not in ("cpu", "auto")]
     if torch.cuda.is_available():
         cards = []
         for number in range(torch.cuda.device_count()):
             free, whole = torch.cuda.mem_get_info(number)
             name = torch.cuda.get_device_name(number)
             cards.append(f"{name}, {free / 1024**3:.0f} of {whole / 1024**3:.0f} GiB free")
-        unused = "" if wanted else "; the settings use the CPU: actor.device=cuda critic.device=cuda take it"
+        idle = bool(devices) and set(devices) == {"cpu"}
+        unused = "" if not idle else "; the settings use the CPU: actor.device=cuda critic.device=cuda take it"
         return Finding("GPU", "ok", f"torch {torch.__version__}: {'; '.join(cards)}{unused}")
     if torch.backends.mps.is_available():
         return Finding("GPU", "ok", f"torch {torch.__version__}: Apple GPU (mps)")
@@ -301,6 +303,7 @@ def _world(settings: Settings, frames: list[Frame]) -> str:
     from selu.records import Setup, Task
     from selu.rollout import shared_pool
     from selu.worlds.actions import DONE, SKILL_SETS
+    from selu.worlds.base import PREDICATES
     from selu.worlds.registry import check_server
     from selu.worlds.tasks import scenes_of
 
@@ -317,6 +320,10 @@ def _world(settings: Settings, frames: list[Frame]) -> str:
         )
         frame, _ = world.reset(seed=settings.seed, options={"task": task})
         frames.append(frame)
+        if missing := [name for name in PREDICATES if name not in world.oracle().facts]:
+            raise WorldError(
+                f"{settings.world.name}'s oracle().facts must have every predicate, but lacks {', '.join(missing)}"
+            )
         rng = np.random.default_rng(settings.seed)
         # Each verb once, since a player may stall on one alone; Done comes last of those that need no object.
         grammar = SKILL_SETS[world.skill_set]

@@ -299,15 +299,13 @@ def compare(
         return comparison(settings, names, out=out, **numbers)
 
     if draw_only:
-        from selu.comparison.writing import draw
         from selu.rounds import Workspace
-        from selu.tasks.comparison import records_in
+        from selu.tasks.comparison import draw_what_counts
 
-        workspace = Workspace.of(settings)
-        readme = draw(workspace, plan, out, records_in(workspace, plan, out))[0]
+        readme, _ = draw_what_counts(Workspace.of(settings), plan, out)
     else:
         readme = _run_flow(settings, start, verbose=verbose)
-    _out.print(f"Comparison: {out / readme.name if out else readme}", soft_wrap=True)
+    _out.print(f"Comparison: {readme}", soft_wrap=True)
 
 
 @app.command()
@@ -338,6 +336,13 @@ def label(
         _err.print(
             f"{unreadable} of {actions} actions are none of world.skill_set={settings.world.skill_set}, so that they are no "
             "evidence and teach nobody; write them as that grammar does (selu/worlds/README.md) or name a grammar of your own.",
+            style="yellow",
+        )
+
+    if settings.critic.path == "embedded" and settings.critic.adapter is None:
+        _err.print(
+            "The embedded model is the critic, and knows the embedded rooms alone: of other pictures expect no labels of worth, "
+            "or bring a larger one (critic.path=FOLDER_OR_ID).",
             style="yellow",
         )
 

@@ -16,7 +16,7 @@ from selu.config import Settings
 from selu.errors import ConfigError
 from selu.frames import decode_picture
 from selu.records import Task
-from selu.worlds.actions import GRAMMAR
+from selu.worlds.actions import SKILL_SETS
 from selu.worlds.base import World
 
 __all__ = ["play_episode", "save_gif", "shown"]
@@ -51,9 +51,9 @@ def play_episode(settings: Settings, policy: str, gif: Path | None, console: Con
 
 
 def _by_hand(world: World, task: Task, settings: Settings, console: Console) -> Iterator[tuple[Picture, str]]:
-    console.print(
-        f"[dim]{' '.join(GRAMMAR.verbs_alone)}\n{'(T) '.join(GRAMMAR.verbs_with_object)}(T), e.g. Open(Fridge)[/dim]"
-    )
+    grammar = SKILL_SETS[world.skill_set]
+    with_object = " ".join(f"{verb}(T)" for verb in grammar.verbs_with_object)
+    console.print(f"[dim]{' '.join(grammar.verbs_alone)}\n{with_object}, where T is a thing, such as Fridge[/dim]")
     frame, _ = world.reset(seed=settings.seed, options={"task": task})
     ended = False
     while not ended:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from prefect import flow, tags
 
-from selu.config import Settings
+from selu.config import ModelSettings, Settings
 from selu.flows.crashes import note_process
 from selu.flows.ledger import Account, one_at_a_time
 from selu.recorded import list_recorded
@@ -123,7 +123,8 @@ def labelling(settings: Settings, folder: Path) -> Labelled:
                 None,
                 settings.dataset,
                 settings.rollout.history,
-                settings.actor.prompt_style,
+                # No actor plays: where none is named, the rows are for one like the critic.
+                (settings.critic if settings.actor == ModelSettings() else settings.actor).prompt_style,
                 settings.world.skill_set,
                 derived_seed(settings.seed, "actor dataset"),
             ),

@@ -127,7 +127,7 @@ def _known_skill_set(name: str) -> str:
             f"must be one of {', '.join(_SKILL_SETS)}, or package.module:NAME of a grammar of your own, got {name!r}"
             + _nearest(name, _SKILL_SETS)
         )
-    # Imported here, so that every process that is given settings can read the actions of that world.
+    # Imported here, so that a grammar that does not work is refused with the other settings.
     from selu.worlds.actions import SKILL_SETS
 
     try:
@@ -278,7 +278,12 @@ class ModelSettings(_Section):
         default="none", description="4bit: weights are held in NF4 (bitsandbytes, CUDA only)"
     )
     batch_size: int = Field(default=64, ge=1, le=4096, description="prompts in a batch; halved when memory runs out")
-    max_new_tokens: int = Field(default=12, ge=1, le=4096, description="longest reply in tokens")
+    max_new_tokens: int = Field(
+        default=12,
+        ge=1,
+        le=4096,
+        description="longest action in tokens; of a critic, longest answer to a general question",
+    )
     prompts: Literal["auto", "brief", "full"] = Field(
         default="auto",
         description="brief: as the embedded model was trained; full: with actions and answer format; auto: brief for it",
@@ -777,6 +782,16 @@ def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
                 (f"{name}.dtype", f"{name}.device"),
                 f"{name}.dtype=float16 does not run on {name}.device=cpu; use float32 or bfloat16",
             )
+    served = {
+        (model.path, model.revision, model.dtype, model.quantization) for model in (settings.actor, settings.critic)
+    }
+    shares = settings.actor.gpu_memory + settings.critic.gpu_memory
+    if settings.actor.engine == settings.critic.engine == "vllm" and len(served) > 1 and shares > 1:
+        yield (
+            ("actor.gpu_memory", "critic.gpu_memory"),
+            f"actor.gpu_memory={settings.actor.gpu_memory:g} and critic.gpu_memory={settings.critic.gpu_memory:g} of two models "
+            "in vLLM come to more than one GPU; lower them, or let one model be both",
+        )
     for name, finetuning, model in (
         ("critic_finetuning", settings.critic_finetuning, settings.critic),
         ("actor_finetuning", settings.actor_finetuning, settings.actor),
@@ -793,6 +808,12 @@ def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
                 (f"{name}.rank", f"{name.removesuffix('_finetuning')}.engine"),
                 f"{name}.rank={finetuning.rank}: vLLM serves adapters up to rank {VLLM_HIGHEST_RANK}; lower it or use "
                 "engine=transformers",
+            )
+        if finetuning.enabled and model.engine == "vllm" and finetuning.target != "language":
+            yield (
+                (f"{name}.target", f"{name.removesuffix('_finetuning')}.engine"),
+                f"{name}.target={finetuning.target}: vLLM applies an adapter to the language model alone; set "
+                f"{name}.target=language or use engine=transformers",
             )
         if finetuning.enabled and finetuning.patience and not finetuning.validation:
             yield (

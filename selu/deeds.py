@@ -15,7 +15,7 @@ from functools import cache
 from selu.frames import FrameTable, is_interaction
 from selu.prompting import Achievement, achievements
 from selu.records import Step
-from selu.worlds.actions import parse_action
+from selu.worlds.actions import read_action
 from selu.worlds.tasks import steps_of
 from selu.worlds.vocabulary import spoken_name
 
@@ -78,7 +78,7 @@ def deeds_of(steps: Iterable[Step], frames: FrameTable) -> list[Deed]:
     """The deeds of one episode, in order, among them those interactions of which no frames tell."""
     found = []
     for step in sorted(steps, key=lambda step: step.step):
-        action = parse_action(step.action) if step.well_formed and is_interaction(step.action) else None
+        action = read_action(step.action) if step.well_formed and is_interaction(step.action) else None
         if action is None or action.verb in WALKING:
             continue
         seen = all((step.episode_id, index) in frames for index in (step.step, step.step + 1))

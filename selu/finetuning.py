@@ -417,7 +417,7 @@ def _trainer_settings(
     checkpoint: bool,
 ) -> SFTConfig:
     steps = math.ceil(settings.epochs * math.ceil(rows / settings.batch_size))
-    return SFTConfig(
+    made = SFTConfig(
         output_dir=folder,
         num_train_epochs=settings.epochs,
         # In transformers' words: instead of epochs.
@@ -455,6 +455,13 @@ def _trainer_settings(
         report_to=report_to or "none",
         disable_tqdm=True,
     )
+    if device.type == "cuda":
+        # Of itself it takes the first of all the GPUs that it sees, and then refuses more than one.
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.set_device(index)
+        made._n_gpu = 1
+        vars(made)["_setup_devices"] = torch.device("cuda", index)  # what the property has cached
+    return made
 
 
 # ---- LoRA
@@ -541,18 +548,21 @@ def _save(model: Any, best: dict[str, torch.Tensor] | None, out: Path, *, label:
 def _reproducible(seed: int, threads: int) -> Iterator[None]:
     """Pin seeds and threads and make torch deterministic; afterwards leave this process as it was."""
     threads_before, algorithms = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    cudnn: Any = torch.backends.cudnn
+    deterministic, benchmark = cudnn.deterministic, cudnn.benchmark
     fill = _DETERMINISTIC.fill_uninitialized_memory
     torch.set_num_threads(threads)
     # Deterministic mode fills every new buffer first. TRL's fused loss writes all of the large ones it asks for, and the
     # filling took nine tenths of a step of a small model on a CPU (250 of 280 ms for 32 rows).
     _DETERMINISTIC.fill_uninitialized_memory = False
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), mock.patch.dict(os.environ):
             torch.manual_seed(seed)  # LoRA's initial weights
             yield
     finally:
         torch.set_num_threads(threads_before)
         torch.use_deterministic_algorithms(algorithms)
+        cudnn.deterministic, cudnn.benchmark = deterministic, benchmark
         _DETERMINISTIC.fill_uninitialized_memory = fill
 
 

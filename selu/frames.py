@@ -12,7 +12,7 @@ from PIL import Image
 from selu.config import FrameSettings
 from selu.errors import ArtifactError
 from selu.records import Frame, Step
-from selu.worlds.actions import parse_action
+from selu.worlds.actions import read_action
 
 __all__ = [
     "FrameTable",
@@ -94,7 +94,7 @@ def steps_by_episode(steps: Iterable[Step]) -> dict[str, list[Step]]:
 
 def is_interaction(action: str) -> bool:
     """Whether the actor's own text names a thing to do something with (not whether that was done)."""
-    parsed = parse_action(action)
+    parsed = read_action(action)
     return parsed is not None and parsed.verb not in _NOT_INTERACTIONS
 
 

@@ -46,7 +46,7 @@ from selu.questions import (
 )
 from selu.records import Answer, Episode, Frame, Judgement, Question, Relabel, Step, Verdict
 from selu.verdicts import judge_claims
-from selu.worlds.actions import parse_action
+from selu.worlds.actions import read_action
 from selu.worlds.tasks import ENCLOSING, join_steps, steps_of
 from selu.worlds.vocabulary import spoken_name
 
@@ -156,7 +156,7 @@ def _candidates(episodes: Sequence[Episode], steps: Mapping[str, list[Step]], fr
         for step in steps.get(episode.episode_id, ()):
             if not (step.well_formed and is_interaction(step.action)):
                 continue
-            action = parse_action(step.action)
+            action = read_action(step.action)
             if action is None or action.object_type is None or action.verb not in achievements():
                 continue
             if only_last:
@@ -468,7 +468,7 @@ def _walk_up(
     Of "put the mug in the sink" it is the sink, which is named last. An approach that failed leaves the picture as it was.
     """
     for step in steps:
-        action = parse_action(step.action) if step.step >= since and step.well_formed else None
+        action = read_action(step.action) if step.step >= since and step.well_formed else None
         if action is None or action.verb not in WALKING or action.object_type is None:
             continue
         name = spoken_name(action.object_type)

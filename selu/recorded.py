@@ -68,7 +68,14 @@ def list_recorded(folder: Path) -> list[Recorded]:
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder} is no folder; expected one with a folder for each recorded episode.")
-    found = [_described(path) for path in sorted(folder.iterdir()) if path.is_dir() and (path / _DESCRIPTION).is_file()]
+    folders = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+    found = [_described(path) for path in folders if (path / _DESCRIPTION).is_file()]
+    lost = [path for path in folders if not (path / _DESCRIPTION).is_file() and any(map(_is_picture, path.iterdir()))]
+    if found and lost:
+        raise ConfigError(
+            f"{lost[0]} has pictures and no {_DESCRIPTION}, as {_count(len(lost), 'folder')} of {len(folders)}; describe what "
+            "was told and done there, or move it elsewhere."
+        )
     sizes = {picture: _size(picture) for item in found for picture in item.pictures}
     for path, size in sizes.items():
         first = next(iter(sizes.values()))
@@ -86,6 +93,10 @@ def list_recorded(folder: Path) -> list[Recorded]:
             "it has actions."
         )
     return found
+
+
+def _is_picture(file: Path) -> bool:
+    return file.suffix.lower() in _PICTURES
 
 
 def _count(number: int, what: str) -> str:
@@ -109,7 +120,13 @@ def _described(folder: Path) -> Recorded:
         ) from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
-    pictures = sorted((file for file in folder.iterdir() if file.suffix.lower() in _PICTURES), key=_in_natural_order)
+    pictures = sorted(filter(_is_picture, folder.iterdir()), key=_in_natural_order)
+    misleading = [file for file in pictures if re.search(r"\D\d+\.\d", file.stem)]
+    if pictures != sorted(pictures, key=_by_decimals) and misleading:
+        raise ConfigError(
+            f"{misleading[0]}: it cannot be told whether its number is a decimal, and the order of the pictures hangs on it; "
+            "number them 0001, 0002, ..."
+        )
     if len(pictures) != len(described.actions) + 1:
         raise ConfigError(
             f"{folder} has {_count(len(pictures), 'picture')} and {_count(len(described.actions), 'action')}; expected one "
@@ -135,6 +152,12 @@ def _in_natural_order(picture: Path) -> tuple[list[tuple[int, str]], str]:
         return [(int(whole), ""), (-1, fraction)], picture.name
     parts = re.split(r"(\d+)", picture.stem)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], picture.name
+
+
+def _by_decimals(picture: Path) -> tuple[list[tuple[float, str]], str]:
+    """The other way to read numbers with a point in a name that has more than that."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", picture.stem)
+    return [(float(part), "") if part[:1].isdecimal() else (-1, part) for part in parts], picture.name
 
 
 def count_unreadable(recorded: Sequence[Recorded], skill_set: str) -> tuple[int, int]:

@@ -25,8 +25,8 @@ from selu.models.base import Prompt, Reply, VisionLanguageModel
 from selu.prompting import act_prompt
 from selu.records import Episode, Frame, OracleEpisode, OracleStep, Step, Task
 from selu.worlds.actions import DONE, parse_action
+from selu.worlds.base import PREDICATES, World, holds
 from selu.worlds.base import Frame as Picture
-from selu.worlds.base import World, holds
 from selu.worlds.planner import next_action, random_action, sibling_goal, would_finish
 from selu.worlds.registry import make_world
 from selu.worlds.tasks import steps_of
@@ -193,6 +193,12 @@ def episode_id(task: Task, policy: Policy, seed: int) -> str:
     return hashlib.sha256(f"{task.task_id}|{policy.revision}|{seed}".encode()).hexdigest()[:16]
 
 
+def _breach(said: str) -> TerminalError:
+    return TerminalError(
+        f"{said}; run selu.testing.check_world on it, which says all that it breaks (selu/worlds/README.md)"
+    )
+
+
 class _Lane:
     """One world and the episode that runs in it; where the world is lost, the episode is played again in a fresh one."""
 
@@ -287,14 +293,17 @@ class _Lane:
 
     def _record_frame(self) -> None:
         index = len(self.actions)
-        space = getattr(self.world, "observation_space", None)
-        if space is not None and self.picture.shape != space.shape:
-            raise TerminalError(
-                f"the world gave a frame of {self.picture.shape}, but its observation_space says {space.shape}; run "
-                "selu.testing.check_world on it, which says all that it breaks (selu/worlds/README.md)"
-            )
+        space, shape = getattr(self.world, "observation_space", None), np.shape(self.picture)
+        if space is not None and shape != space.shape:
+            raise _breach(f"the world gave a frame of {shape}, but its observation_space says {space.shape}")
         truth = self.world.oracle()
-        self.made.frames.append(Frame(episode_id=self.id, frame_index=index, image=encode_picture(self.picture)))
+        if missing := [name for name in PREDICATES if name not in truth.facts]:
+            raise _breach(f"the world's oracle().facts must have every predicate, but lacks {', '.join(missing)}")
+        try:
+            image, facts = encode_picture(self.picture), json.dumps(truth.facts, sort_keys=True)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise _breach(f"what the world gave cannot be recorded: {error}") from error
+        self.made.frames.append(Frame(episode_id=self.id, frame_index=index, image=image))
         self.made.oracle_steps.append(
             OracleStep(
                 episode_id=self.id,
@@ -302,7 +311,7 @@ class _Lane:
                 action_success=truth.action_success,
                 error_message=truth.error_message,
                 goal_holds=holds(self.task.goal, truth.facts),
-                facts=json.dumps(truth.facts, sort_keys=True),
+                facts=facts,
             )
         )
 
@@ -412,8 +421,15 @@ _pools: dict[str, WorldPool] = {}
 
 
 def shared_pool(settings: WorldSettings) -> WorldPool:
-    """This process's pool for these settings; closed at exit."""
+    """This process's pool for these settings; closed at exit.
+
+    Idle players of a real build for other settings, which keep a GPU's memory, are stopped.
+    """
     key = settings.model_dump_json()
+    if not settings.embedded:
+        for pool in _pools.values():
+            if pool.settings != settings:
+                pool.close()
     if key not in _pools:
         _pools[key] = WorldPool(settings)
         atexit.register(_pools[key].close)

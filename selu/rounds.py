@@ -25,7 +25,7 @@ from selu.errors import ConfigError
 from selu.evaluation import ItemOutcome, MetricRow
 from selu.guards import GuardReport
 from selu.seeds import derived_seed
-from selu.statistics import cluster_bootstrap_difference
+from selu.statistics import cluster_bootstrap_difference, without_empty_interval
 from selu.store import ArtifactRef, Json, OracleRef, Store, artifact_key, read_table
 from selu.worlds.tasks import THREE_STEPS
 
@@ -347,7 +347,11 @@ def round_metrics(store: Store, finished: Round) -> list[MetricRow]:
     """
     for ref in finished.metrics:
         store.verify(ref)
-    return [row for ref in finished.metrics for row in read_table(store.path(ref) / "metrics.parquet", MetricRow)]
+    return [
+        without_empty_interval(row)
+        for ref in finished.metrics
+        for row in read_table(store.path(ref) / "metrics.parquet", MetricRow)
+    ]
 
 
 def find_metric(
@@ -548,12 +552,14 @@ def _gain_from_base(store: Store, rounds: Sequence[Round]) -> dict[str, Any] | N
             return None
         items = sorted(first)
         # The critic's probes are balanced, so the mean of what each judgement earned is the balanced accuracy.
-        rate = cluster_bootstrap_difference(
-            [first[item].value for item in items],
-            [last[item].value for item in items],
-            [first[item].scene for item in items],
-            derived_seed(0, "evaluation"),
-            samples,
+        rate = without_empty_interval(
+            cluster_bootstrap_difference(
+                [first[item].value for item in items],
+                [last[item].value for item in items],
+                [first[item].scene for item in items],
+                derived_seed(0, "evaluation"),
+                samples,
+            )
         )
         return {"rate": _number(rate.rate), "n": rate.n, "ci95": [_number(rate.low), _number(rate.high)]}
 

@@ -6,8 +6,10 @@ resamples whole clusters (scenes), because episodes of one scene are not indepen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,7 @@ __all__ = [
     "cluster_bootstrap_difference",
     "phi_coefficient",
     "wilson",
+    "without_empty_interval",
 ]
 
 _Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
@@ -37,6 +40,27 @@ class Rate(BaseModel):
     n: int = Field(description="observations behind the figure")
     low: float
     high: float
+
+
+Figure = TypeVar("Figure", bound="_Bounded")
+
+
+class _Bounded(Protocol):
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    def model_copy(self, *, update: dict[str, Any]) -> Self: ...
+
+
+def without_empty_interval(figure: Figure) -> Figure:
+    """A figure with `low` and `high`, which become NaN where the interval has no width.
+
+    A bootstrap of observations that are all alike resamples but one value. That says nothing about those it did not meet.
+    """
+    if figure.low == figure.high:
+        return figure.model_copy(update={"low": math.nan, "high": math.nan})
+    return figure
 
 
 def _nothing() -> Rate:

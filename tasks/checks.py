@@ -99,6 +99,8 @@ def _check_probes(settings: Settings) -> None:
     for setting, count, name, each in wanted:
         if count == 0:
             continue
+        if count < each:
+            raise ConfigError(f"evaluation.{setting}={count}: a balanced set needs at least {each}; 0 leaves it out")
         most = each * probe_size(name)
         if count > most:
             raise ConfigError(f"evaluation.{setting}={count}: the frozen set {name} is enough for {most} at most")

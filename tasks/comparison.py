@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 from prefect import task
@@ -10,16 +11,17 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import PrefectException
 
-from selu.comparison import Plan
+from selu.comparison import Comparison, Plan, PlannedRun
 from selu.comparison.runs import CORPUS, PROMPTS, RunRecord, read_records
 from selu.errors import ConfigError
+from selu.methods import load_methods, method_settings
 from selu.prompting import prompts_digest
-from selu.rounds import Workspace
+from selu.rounds import Workspace, run_folder
 from selu.tasks.datasets import replay_digest
 from selu.tasks.planning import all_stages
 from selu.tasks.stages import Model
 
-__all__ = ["draw_comparison", "records_in"]
+__all__ = ["draw_comparison", "draw_what_counts", "records_in"]
 
 logger = logging.getLogger("selu.comparison")
 
@@ -32,38 +34,70 @@ def records_in(workspace: Workspace, plan: Plan, out: Path | None) -> dict[str, 
 
     Raises:
         ArtifactError: a record is incomplete or cannot be read.
-        ConfigError: a run of the plan is recorded there with other settings, so that its tables would be lost; or a model or
-            the corpus of the plan cannot be found.
+        ConfigError: runs of other settings are recorded there, so that their tables would be lost; or a model or the corpus
+            of the plan cannot be found.
     """
     from selu.comparison.writing import RECORDS
 
     found = {} if out is None else read_records(out / RECORDS)
-    stages, store = {stage.name: stage.version for stage in all_stages()}, workspace.store()
+    strange = [key for key in found if not _is_of(plan, key)]
+    if strange:
+        raise ConfigError(
+            f"{out} holds the comparison of other settings ({RECORDS}/{strange[0]}), which this one would overwrite; give "
+            "its settings (they stand in results.json there) or another folder with --out"
+        )
     kept = {}
     for run in plan.runs:
-        if (record := found.get(run.key)) is None:
-            # A key ends with a digest of the settings.
-            name = run.key.rpartition("-")[0]
-            other_settings = next((key for key in found if key.rpartition("-")[0] == name), None)
-            if other_settings is not None:
-                raise ConfigError(
-                    f"{out} holds the comparison of other settings ({RECORDS}/{other_settings}), which this one would "
-                    "overwrite; give its settings (they stand in results.json there) or another folder with --out"
-                )
-            continue
-        settings = run.settings
-        now = stages | {PROMPTS: prompts_digest(), CORPUS: replay_digest(settings.dataset)}
-        bases = {
-            who: Model(settings=model).revision(store)
-            for who, model in (("actor", settings.actor), ("critic", settings.critic))
-        }
-        other = [name for name, made in record.recipe.items() if now.get(name) != made]
-        other += [f"base model of the {who}" for who, made in record.base_models.items() if bases[who] != made]
-        if other:
-            logger.warning("%s/%s is left out, for it was made with another %s", RECORDS, run.key, ", ".join(other))
-        else:
-            kept[run.key] = record
+        if (record := found.get(run.key)) is not None:
+            if other := _other_recipe(workspace, run, record):
+                logger.warning("%s/%s is left out, for it was made with another %s", RECORDS, run.key, ", ".join(other))
+            else:
+                kept[run.key] = record
     return kept
+
+
+def _is_of(plan: Plan, key: str) -> bool:
+    """Whether a run has a plan's settings, with whichever method and seed. Its key has the seed, and a digest of them all."""
+    if key in {run.key for run in plan.runs}:
+        return True
+    seed = re.search(r"-seed-(\d+)-[0-9a-f]+$", key)
+    methods = load_methods()
+    return seed is not None and any(
+        run_folder(method_settings(plan.settings, method, seed=int(seed[1]))) == key for method in methods
+    )
+
+
+def _other_recipe(workspace: Workspace, run: PlannedRun, record: RunRecord) -> list[str]:
+    """What of today's recipe did not make a run; nothing if it counts."""
+    settings, store = run.settings, workspace.store()
+    now: dict[str, int | str | None] = {stage.name: stage.version for stage in all_stages()}
+    now |= {PROMPTS: prompts_digest(), CORPUS: replay_digest(settings.dataset)}
+    bases = {
+        who: Model(settings=model).revision(store)
+        for who, model in (("actor", settings.actor), ("critic", settings.critic))
+    }
+    other = [name for name, made in record.recipe.items() if now.get(name) != made]
+    return other + [f"base model of the {who}" for who, made in record.base_models.items() if bases[who] != made]
+
+
+def draw_what_counts(workspace: Workspace, plan: Plan, out: Path | None = None) -> tuple[Path, Comparison]:
+    """Draw a comparison from the records in `out` and the runs in the store that today's recipe made.
+
+    Raises:
+        ArtifactError: figures of a finished round are no longer there, or a record cannot be read.
+        ConfigError: as :func:`records_in`.
+        TerminalError: a folder cannot be written.
+    """
+    from selu.comparison.writing import draw
+
+    def counts(run: PlannedRun, record: RunRecord) -> bool:
+        if other := _other_recipe(workspace, run, record):
+            logger.warning(
+                "what the store holds of %s is left out, for it was made with another %s", run.key, ", ".join(other)
+            )
+        return not other
+
+    return draw(workspace, plan, out, records_in(workspace, plan, out), counts)
 
 
 @task(name="comparison", task_run_name="draw the comparison", cache_policy=NO_CACHE, persist_result=False)
@@ -71,12 +105,11 @@ def draw_comparison(workspace: Workspace, plan: Plan, out: Path | None = None) -
     """Write table and plots of what is finished by now, copy them to `out`, and return the path of the README.
 
     Raises:
-        ArtifactError: figures of a finished round are no longer there.
-        TerminalError: a folder cannot be written.
+        SeluError: as :func:`draw_what_counts`.
     """
-    from selu.comparison.writing import draw, table_rows
+    from selu.comparison.writing import table_rows
 
-    readme, drawn = draw(workspace, plan, out, records_in(workspace, plan, out))
+    readme, drawn = draw_what_counts(workspace, plan, out)
     try:
         create_table_artifact(table_rows(drawn), key="comparison", description="SELU beside other methods")
     except (PrefectException, OSError) as error:

@@ -26,7 +26,7 @@ from selu.store import ArtifactRef, OracleRef, write_table
 from selu.tasks.frames import read_selected_frames
 from selu.tasks.progress import Meter
 from selu.tasks.stages import Made, Shard, Stage, make, read_all, read_episodes, read_oracle, read_steps, stage_task
-from selu.worlds.actions import parse_action
+from selu.worlds.actions import read_action
 from selu.worlds.tasks import join_steps, put_instruction, steps_of
 from selu.worlds.vocabulary import spoken_name
 
@@ -84,7 +84,7 @@ def true_verdicts(
 
 def _instruction(action: str, before: str) -> str | None:
     """What an action would have been told as; `before` are the facts of the frame on which it was written."""
-    parsed = parse_action(action)
+    parsed = read_action(action)
     if parsed is None or parsed.object_type is None or parsed.verb not in achievements():
         return None
     achievement = achievements()[parsed.verb]
@@ -200,7 +200,7 @@ def _good_beginning(
         end, parts = reached, parts[1:]
     for step in steps:
         near = (episode.episode_id, step.step + 1)
-        action = parse_action(step.action)
+        action = read_action(step.action)
         if (
             step.step >= end
             and near in frames

@@ -107,7 +107,7 @@ def draw_tasks(
         from selu.rollout import shared_pool
 
         with shared_pool(world).worlds(min(os.cpu_count() or 1, players)) as worlds:
-            drawn = generate_tasks(tasks, worlds, seed, tasks.episodes, progress=report)
+            drawn = generate_tasks(tasks, worlds, seed, tasks.episodes, restarts=world.restarts, progress=report)
         write_table(path / "tasks.parquet", drawn, HouseholdTask)
 
     config: dict[str, Json] = {

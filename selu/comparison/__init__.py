@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +23,7 @@ from selu.methods import Method, load_methods, method_settings
 from selu.records import Record
 from selu.rounds import Round, finished_rounds, run_folder
 from selu.seeds import derived_seed
-from selu.statistics import Rate, bootstrap_balanced_accuracy, bootstrap_mean, wilson
+from selu.statistics import Rate, bootstrap_balanced_accuracy, bootstrap_mean, wilson, without_empty_interval
 from selu.store import Store
 from selu.worlds.tasks import THREE_STEPS
 
@@ -69,6 +69,7 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    settings: Settings = Field(description="everybody's, before a method changes them")
     methods: tuple[Method, ...]
     runs: tuple[PlannedRun, ...]
     bootstrap: int = Field(description="resamples behind an interval")
@@ -119,6 +120,7 @@ def plan_comparison(
         if offset < sizes[method.name][0]
     ]
     return Plan(
+        settings=settings,
         methods=tuple(chosen),
         runs=tuple(runs),
         bootstrap=settings.evaluation.bootstrap,
@@ -187,8 +189,16 @@ class Comparison:
         return sorted({row.round for row in self.rows if row.method == method})
 
 
-def runs_of(store: Store, plan: Plan, records: Mapping[str, RunRecord] | None = None) -> dict[str, RunRecord]:
+def runs_of(
+    store: Store,
+    plan: Plan,
+    records: Mapping[str, RunRecord] | None = None,
+    counts: Callable[[PlannedRun, RunRecord], bool] = lambda run, record: True,
+) -> dict[str, RunRecord]:
     """What there is of a plan's runs by their keys, all their rounds: from `records`, or from the store where it has more.
+
+    A key tells settings apart and not the code that followed them: of the store's runs those are left out that do not
+    `counts`.
 
     Raises:
         ArtifactError: figures of a finished round are no longer there.
@@ -200,11 +210,12 @@ def runs_of(store: Store, plan: Plan, records: Mapping[str, RunRecord] | None = 
     for run in plan.runs:
         rounds = _in_a_row(recorded[run.key])
         kept = (records or {}).get(run.key)
-        # Of two that are as far the record counts: nobody has looked whether what is in the store is of today's recipe.
-        if rounds and (kept is None or kept.rounds < len(rounds)):
-            found[run.key] = record_run(store, run.key, rounds)
-        elif kept is not None:
+        if kept is not None:
             found[run.key] = kept
+        if rounds and (kept is None or kept.rounds < len(rounds)):
+            made = record_run(store, run.key, rounds)
+            if counts(run, made):
+                found[run.key] = made
     return found
 
 
@@ -317,7 +328,7 @@ _MEASURES = (
 def _kinds(items: Sequence[ItemOutcome]) -> Iterable[tuple[str, list[int]]]:
     """Places of the items of each kind of task; `all` of them first."""
     yield "all", list(range(len(items)))
-    if items and items[0].subject != "general":
+    if items[0].subject != "general" and items[0].method != THREE_STEPS:
         for kind, two in (("one_step", False), ("two_step", True)):
             places = [place for place, item in enumerate(items) if (item.kind == "two_step") is two]
             if places:
@@ -329,8 +340,18 @@ def _pooled(items: Sequence[ItemOutcome], values: Sequence[float], samples: int)
     scenes = [item.scene for item in items]
     if items and items[0].truth is not None:
         truth = [item.truth is True for item in items]
-        return bootstrap_balanced_accuracy(values, truth, scenes, _SEED, samples)
-    return bootstrap_mean(values, scenes, _SEED, samples)
+        return without_empty_interval(bootstrap_balanced_accuracy(values, truth, scenes, _SEED, samples))
+    return without_empty_interval(bootstrap_mean(values, scenes, _SEED, samples))
+
+
+def _outcome(items: Sequence[ItemOutcome], samples: int) -> Rate:
+    """What some items came to. Where all of a rate's are alike, Wilson's interval, over items that seeds but repeat."""
+    pooled = _pooled(items, [item.value for item in items], samples)
+    if items[0].truth is not None or pooled.rate not in (0.0, 1.0):
+        return pooled
+    distinct = len({item.item for item in items})
+    bounds = wilson(round(pooled.rate * distinct), distinct)
+    return pooled.model_copy(update={"low": bounds.low, "high": bounds.high})
 
 
 def _measured(
@@ -360,7 +381,7 @@ def _measured(
                 continue
             for kind, places in _kinds(items):
                 some = [items[index] for index in places]
-                rows.append(place.row(measure, _pooled(some, [item.value for item in some], samples), probe, kind))
+                rows.append(place.row(measure, _outcome(some, samples), probe, kind))
                 if bases is not None:
                     gained = _pooled(some, [gains[index] for index in places], samples)
                     rows.append(place.row(f"{measure}_gain", gained, probe, kind))
@@ -401,10 +422,9 @@ def _untrained_rows(run: RunRecord, samples: int) -> list[ComparisonRow]:
 
     They are the same in every run, whose probes and base model are one.
     """
-    direct: list[tuple[str, str, str, tuple[str, ...]]] = [row for row in _MEASURES if row[0] != "critic_self_asking"]
     both = ("A", "B")
-    wanted: list[tuple[str, list[tuple[str, str, str, tuple[str, ...]]]]] = [
-        ("base model", direct),
+    wanted: list[tuple[str, Sequence[tuple[str, str, str, tuple[str, ...]]]]] = [
+        ("base model", _MEASURES),
         ("self-asking, untrained", [("critic", "critic", "self_asking", both)]),
         ("random actor", [("actor", "actor", "random", both)]),
         ("planner", [("actor", "actor", "planner", both)]),

@@ -5,20 +5,23 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import logging
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selu.comparison import Comparison, ComparisonRow, Plan, RunState, State, compare, runs_of
+from selu.comparison import Comparison, ComparisonRow, Plan, PlannedRun, RunState, State, compare, runs_of
 from selu.comparison.runs import RunRecord
 from selu.errors import TerminalError
 from selu.rounds import Workspace
 
 __all__ = ["RECORDS", "Notes", "draw", "read_notes", "table_rows", "write_notes"]
+
+logger = logging.getLogger("selu.comparison")
 
 RECORDS = "runs"
 """Folder of the records beside a copied table."""
@@ -28,11 +31,12 @@ Notes = Mapping[str, tuple[State, str]]
 
 _RUNS = (
     "One row for each method and round. **A** are the rooms that were practised in, from other starts; **B** are rooms "
-    "never visited. In brackets: 95 % intervals, from a bootstrap over scenes with all seeds pooled."
+    "never visited. In brackets: 95 % intervals, from a bootstrap over scenes with all seeds pooled: they are about other "
+    "scenes, with these very seeds."
 )
 _GUIDE = (
-    "critic: balanced accuracy of its direct verdict (guessing gives .500); actor: share of tasks whose goal holds at the "
-    "end"
+    "critic: balanced accuracy of its direct verdict (guessing gives .500); self-asking: that of the same critic where it "
+    "asks itself questions; actor: share of tasks whose goal holds at the end"
 )
 
 _Column = tuple[str, str, str, str]
@@ -41,6 +45,8 @@ _Column = tuple[str, str, str, str]
 _RESULTS: tuple[_Column, ...] = (
     ("critic A", "critic", "A", "all"),
     ("critic B", "critic", "B", "all"),
+    ("self-asking A", "critic_self_asking", "A", "all"),
+    ("self-asking B", "critic_self_asking", "B", "all"),
     ("actor A", "actor", "A", "all"),
     ("actor B", "actor", "B", "all"),
 )
@@ -72,22 +78,29 @@ _BUDGETS: tuple[_Column, ...] = (
 
 
 def draw(
-    workspace: Workspace, plan: Plan, out: Path | None = None, records: Mapping[str, RunRecord] | None = None
+    workspace: Workspace,
+    plan: Plan,
+    out: Path | None = None,
+    records: Mapping[str, RunRecord] | None = None,
+    counts: Callable[[PlannedRun, RunRecord], bool] = lambda run, record: True,
 ) -> tuple[Path, Comparison]:
-    """Write table and plots of what there is by now; the path of the README, and the figures.
+    """Write table and plots of what there is by now; the path of the README that was written last, and the figures.
 
-    What there is are the runs in the store and `records` of others. With `out`, all is copied there, with a record of each
-    run in its folder ``runs``.
+    What there is are the runs in the store that `counts` and `records` of others. With `out`, all is copied there, with a
+    record of each run in its folder ``runs``; not if nothing is there to be drawn, but records that do not count.
 
     Raises:
         ArtifactError: figures of a finished round are no longer there.
         TerminalError: a folder cannot be written.
     """
-    found = runs_of(workspace.store(), plan, records)
+    found = runs_of(workspace.store(), plan, records, counts)
     comparison = compare(plan, found, read_notes(workspace))
     readme = _write(comparison, _folder(workspace))
-    if out is not None:
+    if out is not None and not found and any((out / RECORDS).glob("*")):
+        logger.warning("no run that is recorded in %s counts for this comparison; its tables are left as they are", out)
+    elif out is not None:
         _copy(readme.parent, out)
+        readme = out / readme.name
         for key, record in found.items():
             kept = (records or {}).get(key)
             if kept is None or kept.rounds < record.rounds:
@@ -206,9 +219,10 @@ def _plain(value: Any) -> Any:
 
 
 def _results(comparison: Comparison) -> dict[str, Any]:
-    everybodys = comparison.plan.runs[0].settings
     return {
-        "settings": everybodys.model_dump(mode="json", exclude={"data_dir", "method", "seed", "rounds", "report_to"}),
+        "settings": comparison.plan.settings.model_dump(
+            mode="json", exclude={"data_dir", "method", "seed", "rounds", "report_to"}
+        ),
         "methods": [
             method.model_dump(mode="json")
             | {"seeds": comparison.plan.seeds(method.name), "rounds": comparison.rounds(method.name)}
@@ -304,7 +318,7 @@ def _readme(comparison: Comparison, plots: Sequence[str]) -> str:
     account += f", {failed} failed" if failed else ""
     if finished < len(states):
         account += ": figures are of what there is by now, and the number of seeds stands in each row"
-    first = plan.runs[0].settings
+    first = plan.settings
     lines = [
         "# Comparison",
         "",

@@ -20,7 +20,7 @@ from selu.errors import ArtifactError
 from selu.frames import FrameTable, steps_by_episode
 from selu.prompting import PromptStyle, act_prompt
 from selu.records import Episode, Frame, Relabel, Step, Verdict
-from selu.worlds.actions import parse_action
+from selu.worlds.actions import read_action
 from selu.worlds.tasks import join_steps, steps_of, verbs_of
 
 __all__ = ["actor_rows"]
@@ -159,7 +159,7 @@ def _at_the_seam(first: _Trajectory, later: Sequence[Row], frames: FrameTable) -
     Nobody knows which way the second thing is from there. But a half that begins by looking around may begin anywhere.
     """
     for row in later[:1]:
-        action = parse_action(row.completion)
+        action = read_action(row.completion)
         if row.frame_index == 0 and action is not None and action.verb in _BACK:
             image = frames.image(first.episode.episode_id, first.end)
             ids = {"verdict_id": "", "relabel_id": "", **first.ids}
@@ -199,7 +199,7 @@ def _trajectory_rows(
     rows: list[Row] = []
     turned = ""
     for step in steps:
-        action = parse_action(step.action)
+        action = read_action(step.action)
         if not step.well_formed or action is None:
             continue
         if action.verb == "Done":
@@ -219,7 +219,7 @@ def _trajectory_rows(
 
 
 def _walks(step: Step) -> bool:
-    action = parse_action(step.action) if step.well_formed else None
+    action = read_action(step.action) if step.well_formed else None
     return action is not None and action.verb in WALKING
 
 

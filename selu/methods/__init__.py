@@ -84,7 +84,7 @@ def load_methods(names: Sequence[str] = (), folder: Path = METHODS) -> list[Meth
             near = difflib.get_close_matches(name, list(files), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(f"no such method: {name!r}{hint} (known: {', '.join(files)})")
-    methods = [load_method(files[name]) for name in names or files]
+    methods = [load_method(files[name]) for name in dict.fromkeys(names) or files]
     return sorted(methods, key=lambda method: (_ROLES.index(method.role), method.name))
 
 

@@ -14,6 +14,7 @@ import gc
 import hashlib
 import inspect
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,6 +63,9 @@ __all__ = [
     "locate_model",
     "model_revision",
 ]
+
+# Fine-tuning, which is deterministic, asks for it; older torch remembers what there was when the GPU first multiplied.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 EMBEDDED_MODEL = Path(__file__).resolve().parent.parent / "base_models" / "household"
 """Folder of the base model that ships with the project; ``path: embedded`` in the settings."""
@@ -223,10 +227,23 @@ def load_weights(
     """Read the weights of a model, in evaluation mode. `options` are those of :func:`loading_options`.
 
     Raises:
-        ConfigError: the weights do not fit the configuration or the options, or `dtype` is unknown.
+        ConfigError: the weights do not fit the configuration, the options or the device's memory, or `dtype` is unknown.
     """
     if dtype not in _DTYPES:
         raise ConfigError(f"The data type of a model must be one of {', '.join(_DTYPES)}, got {dtype!r}.")
+    try:
+        return _load_weights(source, dtype, device, options)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ConfigError(
+            f"The model {source.label!r} does not fit the memory of {device} as {dtype}; choose dtype=bfloat16, "
+            "quantization=4bit, device_map=auto over several GPUs, or a smaller model. Where vLLM answers on the same GPU, "
+            "it keeps the share gpu_memory of it."
+        ) from error
+
+
+def _load_weights(source: ModelSource, dtype: str, device: torch.device, options: Mapping[str, Any]) -> Any:
     try:
         with _without_bar():
             loaded: Any = AutoModelForImageTextToText.from_pretrained(
@@ -239,6 +256,8 @@ def load_weights(
             )
         model, report = loaded
     except (OSError, ValueError, RuntimeError, ImportError) as error:
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise
         raise ConfigError(
             f"The weights of the model {source.label!r} could not be loaded: {_first_line(error)}"
         ) from error

@@ -45,6 +45,12 @@ class _SkillSets(dict[str, Grammar]):
             )
         if DONE not in grammar.verbs_alone:
             raise ConfigError(f"world.skill_set={name}: its verbs_alone must have {DONE}, with which an actor ends")
+        for verb in (*grammar.verbs_alone, *grammar.verbs_with_object):
+            if read_action(verb) != Action(verb):
+                raise ConfigError(
+                    f"world.skill_set={name}: the verb {verb!r} could never be read; verbs and types of objects are letters "
+                    "that begin with a capital, such as MoveAhead and Open(GarageDoor)"
+                )
         self[name] = grammar
         return grammar
 
@@ -75,16 +81,23 @@ class Action:
         return self.verb if self.object_type is None else f"{self.verb}({self.object_type})"
 
 
-def parse_action(text: str, skill_set: str | None = None) -> Action | None:
-    """The action that the whole text spells in a skill set (None: in any), or None. White space around it is forgiven."""
-    match = _PATTERN.fullmatch(text.strip())
-    if match is None:
+def parse_action(text: str, skill_set: str) -> Action | None:
+    """The action that the whole text spells in a skill set, or None. White space around it is forgiven."""
+    action, grammar = read_action(text), SKILL_SETS[skill_set]
+    if action is None:
         return None
-    verb, object_type = match.groups()
-    for grammar in list(SKILL_SETS.values()) if skill_set is None else [SKILL_SETS[skill_set]]:
-        if verb in (grammar.verbs_alone if object_type is None else grammar.verbs_with_object):
-            return Action(verb, object_type)
-    return None
+    known = grammar.verbs_alone if action.object_type is None else grammar.verbs_with_object
+    return action if action.verb in known else None
+
+
+def read_action(text: str) -> Action | None:
+    """The action that the whole text spells by its form, whichever grammar it is of, or None.
+
+    It is for what was parsed when it was said (a well-formed :class:`~selu.records.Step`), by whoever does not know in
+    which world that was.
+    """
+    match = _PATTERN.fullmatch(text.strip())
+    return None if match is None else Action(*match.groups())
 
 
 def format_action(action: Action) -> str:

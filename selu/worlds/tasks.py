@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,10 +20,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from selu.config import Split, TaskSettings, scenes_of_split
-from selu.errors import ConfigError
+from selu.errors import ConfigError, WorldError
 from selu.records import Condition, Setup, Task
 from selu.worlds.base import World, holds
 from selu.worlds.vocabulary import CHARACTER, NAMES, spoken_name, type_of
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "ENCLOSING",
@@ -46,7 +49,6 @@ __all__ = [
     "read_instructions",
     "start_key",
     "steps_of",
-    "user_tasks",
     "verbs_of",
 ]
 
@@ -112,6 +114,7 @@ def generate_tasks(
     count: int,
     *,
     freezing: bool = False,
+    restarts: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Task]:
     """``count`` tasks; the same settings and seed give the same tasks, drawn in one world or in several side by side.
@@ -119,15 +122,18 @@ def generate_tasks(
     Kinds and scenes take turns. Each task is played once by the planner, and one that it cannot solve within the step
     limit is drawn again, as is one of the learning scenes that begins like one of probe A (unless it is probe A that is
     being made: ``freezing``). In a share of them (``settings.unsolvable``) the instruction then names an object that is not
-    in the scene. A user's own instructions (``settings.instructions``) are taken as they are.
+    in the scene. A user's own instructions (``settings.instructions``) are taken as they are, each with a random start; the
+    goal is read from the words where they are of the generator's form, and of others it stays unknown.
+
+    A task whose world is lost is drawn again, ``restarts`` times at most; a world's ``reset`` brings up again what was lost.
 
     Raises:
         ConfigError: the scenes hold no solvable task of a kind.
+        WorldError: a task lost its world once more than that.
     """
     worlds = [world] if isinstance(world, World) else list(world)
     scenes = scenes_of(settings, worlds[0])
-    if settings.instructions is not None:
-        return user_tasks(settings.instructions, worlds[0], scenes, seed, count)
+    texts = None if settings.instructions is None else read_instructions(settings.instructions)
     reserved = set()
     if settings.split == "learning" and not freezing:
         # What is practised in another world begins in none of these scenes.
@@ -136,9 +142,21 @@ def generate_tasks(
     spoiled = {int(i) for i in shuffled[: round(settings.unsolvable * count)]}
     tasks: dict[int, Task] = {}
 
+    def draw(i: int, world: World) -> Task:
+        if texts is not None:
+            return _own_task(texts[i % len(texts)], world, scenes, seed, i)
+        return _draw_solvable(settings, world, scenes, reserved, seed, i, absent=i in spoiled)
+
     def draw_every(lane: int) -> None:
         for i in range(lane, count, len(worlds)):
-            tasks[i] = _draw_solvable(settings, worlds[lane], scenes, reserved, seed, i, absent=i in spoiled)
+            for left in reversed(range(restarts + 1)):
+                try:
+                    tasks[i] = draw(i, worlds[lane])
+                    break
+                except WorldError as error:
+                    if left == 0:
+                        raise
+                    logger.warning("%s Task %d is drawn again.", error, i + 1)
             if progress is not None:
                 progress(len(tasks), count)
 
@@ -522,27 +540,19 @@ def read_instructions(path: Path) -> list[str]:
     return texts
 
 
-def user_tasks(path: Path, world: World, scenes: Sequence[str], seed: int, count: int) -> list[Task]:
-    """A user's own instructions, each with a random start.
-
-    The goal is read from the words where they are of the generator's form; of others it stays unknown.
-    """
-    texts = read_instructions(path)
-    tasks = []
-    for i in range(count):
-        rng = np.random.default_rng(np.random.SeedSequence([seed, i]))
-        scene = scenes[int(rng.integers(len(scenes)))]
-        setup = Setup(spawn_seed=int(rng.integers(2**31)), position=(0, 0.9, 0), rotation=0)
-        world.reset(options={"task": _finish(scene, "own", texts[i % len(texts)], (), setup)})
-        reachable = world.candidates().get("reachable")
-        if reachable is not None:  # a world that does not tell where one can stand decides by the spawn seed
-            x, z = reachable[int(rng.integers(len(reachable)))]
-            setup = setup.model_copy(
-                update={"position": (float(x), 0.9, float(z)), "rotation": float(rng.integers(8) * 45)}
-            )
-        text = texts[i % len(texts)]
-        tasks.append(_finish(scene, "own", text, goal_of_instruction(text) or (), setup))
-    return tasks
+def _own_task(text: str, world: World, scenes: Sequence[str], seed: int, number: int) -> Task:
+    """A user's own instruction with a random start."""
+    rng = np.random.default_rng(np.random.SeedSequence([seed, number]))
+    scene = scenes[int(rng.integers(len(scenes)))]
+    setup = Setup(spawn_seed=int(rng.integers(2**31)), position=(0, 0.9, 0), rotation=0)
+    world.reset(options={"task": _finish(scene, "own", text, (), setup)})
+    reachable = world.candidates().get("reachable")
+    if reachable is not None:  # a world that does not tell where one can stand decides by the spawn seed
+        x, z = reachable[int(rng.integers(len(reachable)))]
+        setup = setup.model_copy(
+            update={"position": (float(x), 0.9, float(z)), "rotation": float(rng.integers(8) * 45)}
+        )
+    return _finish(scene, "own", text, goal_of_instruction(text) or (), setup)
 
 
 def probe_set(world: str, probe: str) -> str:

@@ -307,6 +307,10 @@ class ThorWorld(World):
         self._task = options["task"]
         self._steps, self._reachable = 0, None
         self._seen = self.simulator.reset(self._task.scene)
+        if not self.settings.embedded:
+            # A real build searches from where the agent stands, and fails from a place that is none. Now it stands where
+            # AI2-THOR has put it.
+            self._reachable_positions()
         self._prepare(self._task.setup)
         self._success, self._message = True, ""
         return self._seen.frame, {}
@@ -469,9 +473,13 @@ class ThorWorld(World):
     def _reachable_positions(self) -> NDArray[np.float64]:
         if self._reachable is None:
             seen = self._seen
-            self._do("GetReachablePositions")
-            points = self._seen.metadata["actionReturn"]
+            found = self._do("GetReachablePositions")
+            points, said = self._seen.metadata["actionReturn"], self._seen.metadata.get("errorMessage")
             self._seen = seen  # the question changes nothing
+            if not found or not points:
+                raise WorldError(
+                    f"AI2-THOR does not tell where one can stand in {self.task.scene}: {said or 'nothing said'}."
+                )
             self._reachable = np.array([[p["x"], p["z"]] for p in points])
         return self._reachable
 

@@ -18,7 +18,7 @@ from selu.errors import ArtifactError, ConfigError, TerminalError
 from selu.flows.comparison import comparison
 from selu.rounds import Round, Workspace, finished_rounds
 from selu.store import ArtifactRef
-from selu.tasks.comparison import records_in
+from selu.tasks.comparison import draw_what_counts, records_in
 from tests.dummy_world import small_settings
 
 METHODS = ["selu", "self_consistency", "oracle_labels"]
@@ -213,11 +213,47 @@ def test_a_record_of_another_recipe_does_not_count(
             records_in(workspace, plan, tmp_path)
 
 
-def test_a_comparison_of_other_settings_is_not_overwritten(compared: tuple[Settings, Path, dict[str, Any]]) -> None:
+@pytest.mark.parametrize("changes", [{}, {"seed": 7}, {"name": "another"}])
+def test_a_comparison_of_other_settings_is_not_overwritten(
+    compared: tuple[Settings, Path, dict[str, Any]], changes: dict[str, Any]
+) -> None:
     settings, out, _ = compared
-    other = settings.model_copy(update={"tasks": settings.tasks.model_copy(update={"episodes": 9})})
+    other = settings.model_copy(update={"tasks": settings.tasks.model_copy(update={"episodes": 9}), **changes})
     with pytest.raises(ConfigError, match=r"holds the comparison of other settings .* give its settings"):
         records_in(Workspace.of(other), plan_comparison(other, METHODS, **SIZES), out)
+
+
+def test_other_seeds_and_methods_may_join_a_comparison(compared: tuple[Settings, Path, dict[str, Any]]) -> None:
+    settings, out, _ = compared
+    later = settings.model_copy(update={"seed": 7})
+    assert records_in(Workspace.of(later), plan_comparison(later, ["self_refine"], **SIZES), out) == {}
+
+
+def test_what_older_code_made_is_neither_drawn_nor_overwrites_anything(
+    compared: tuple[Settings, Path, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    import shutil
+
+    import selu.tasks.comparison
+    from selu.tasks.planning import all_stages
+
+    settings, out, _ = compared
+    shutil.copytree(out, tmp_path / "out")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    raised = [
+        stage.model_copy(update={"version": 99}) if stage.name == "critic-metrics" else stage for stage in all_stages()
+    ]
+    monkeypatch.setattr(selu.tasks.comparison, "all_stages", lambda: raised)
+    plan = plan_comparison(settings, METHODS, **SIZES)
+    readme, drawn = draw_what_counts(Workspace.of(settings), plan, tmp_path / "out")
+    assert {state.rounds for state in drawn.states} == {0}
+    assert "what the store holds of" in caplog.text
+    assert "its tables are left as they are" in caplog.text
+    assert readme.parent != tmp_path / "out"
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
 
 
 def test_drawing_fewer_rounds_costs_no_record_any(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,22 @@ def test_a_critic_is_measured_by_balanced_accuracy_in_every_part_of_the_probe() 
     # Always yes: six of eight are right, and yet it is a guess.
     assert rows["critic", "all"].rate == 0.5
     assert rows["critic_gain", "all"].rate == 0.0
+
+
+def test_outcomes_that_are_all_alike_have_the_interval_of_as_many_items_as_there_are() -> None:
+    none = _items("actor", "selu", [0.0] * 8)
+    rows = _figures(_measured(_Place("selu", "method", 1, 2), [none, none], [none, none], 200, ACTOR))
+    assert (rows["actor", "all"].n, rows["actor", "all"].low) == (16, 0.0)
+    assert rows["actor", "all"].high == pytest.approx(
+        0.324, abs=0.001
+    )  # Wilson's of 0 of 8: the second seed met no others
+    assert math.isnan(rows["actor_gain", "all"].low)
+    assert math.isnan(rows["actor_gain", "all"].high)
+
+
+def test_a_method_that_is_named_twice_runs_once() -> None:
+    plan = plan_comparison(Settings(), ["selu", "selu"], seeds=2)
+    assert [(run.method, run.settings.seed) for run in plan.runs] == [("selu", 0), ("selu", 1)]
 
 
 def test_an_item_that_the_base_never_met_gives_no_gain() -> None:

@@ -226,6 +226,17 @@ def test_a_conflict_with_a_value_that_is_wrong_anyway_is_not_told() -> None:
         (["actor.base_url=http://127.0.0.1:8000/v1"], "asks none"),
         (["critic_finetuning.patience=3"], "nothing tells when to stop"),
         (["actor_finetuning.rank=128", "actor.engine=vllm", "actor.path=org/name"], "up to rank 64"),
+        (["critic_finetuning.target=all", "critic.engine=vllm", "critic.path=org/name"], "to the language model alone"),
+        (
+            [
+                "critic.gpu_memory=0.6",
+                "actor.engine=vllm",
+                "actor.path=org/one",
+                "critic.engine=vllm",
+                "critic.path=org/other",
+            ],
+            "come to more than one GPU",
+        ),
         (
             ["actor.quantization=4bit", "actor.engine=openai", "actor.path=name", "actor_finetuning.enabled=false"],
             "set it there",

@@ -25,7 +25,7 @@ from trl.trainer import utils as _trl_utils
 import selu.finetuning
 from selu.config import FinetuningSettings, ModelSettings
 from selu.errors import ConfigError, TerminalError
-from selu.finetuning import CurvePoint, _check_precision, _held_out, _sums, _Trainer, finetune
+from selu.finetuning import CurvePoint, _check_precision, _held_out, _sums, _Trainer, _trainer_settings, finetune
 from selu.models import Prompt, load_model
 from selu.seen_rows import PICTURE, ROW, SeenRow, decode_row
 from selu.store import read_table
@@ -518,6 +518,20 @@ def test_a_device_without_bfloat16_is_refused(base: ModelSettings, monkeypatch: 
     for device in ("mps", "cuda:0"):
         with pytest.raises(ConfigError, match=f"this device \\({device}\\) computes in"):
             _check_precision(settings, torch.device(device))
+
+
+@pytest.mark.parametrize(("device", "taken"), [("cuda", 0), ("cuda:1", 1)])
+def test_of_several_gpus_the_named_one_trains(
+    device: str, taken: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(getattr(device, "index", device)))
+    made = _trainer_settings(SETTINGS, 18, 6, 1, str(tmp_path), torch.device(device), [], checkpoint=False)
+    assert (made.device, made.n_gpu) == (torch.device("cuda", taken), 1)
+    assert chosen[-1] == taken
 
 
 # ---- what the model sees

@@ -33,7 +33,7 @@ def test_a_model_from_elsewhere_is_told_the_actions_and_the_form_of_an_answer() 
     assert "Before: MoveAhead" in text
     assert "PickUp(Type)" in text
     assert "Approach(Type)" in text
-    assert parse_action(text.split()[-1]) is not None
+    assert parse_action(text.split()[-1], "household") is not None
     assert "Approach" not in act_prompt("open the fridge", (), "full", "primitives")
     assert "Answer yes or no." in verdict_prompt("open the fridge", "full")
     assert question_prompt("Is the fridge open?", "full").endswith("Answer yes or no.")

@@ -95,5 +95,23 @@ def test_numbers_in_the_names_of_pictures_count_as_numbers(tmp_path: Path) -> No
     assert [float(picture.stem) for picture in recorded.pictures] == [99 + number / 4 for number in range(12)]
 
 
+def test_numbers_that_may_be_decimals_or_not_are_refused_where_the_order_hangs_on_it(tmp_path: Path) -> None:
+    record(tmp_path / "one", "look", ["RotateLeft"], [1, 2])
+    for before, after in (("000", "rgb_1.5"), ("001", "rgb_1.45")):
+        (tmp_path / "one" / f"{before}.png").rename(tmp_path / "one" / f"{after}.png")
+    with pytest.raises(ConfigError, match=r"rgb_1\.5\.png: it cannot be told whether its number is a decimal"):
+        list_recorded(tmp_path)
+    (tmp_path / "one" / "rgb_1.45.png").rename(tmp_path / "one" / "rgb_1.25.png")
+    (tmp_path / "one" / "rgb_1.5.png").rename(tmp_path / "one" / "rgb_1.50.png")
+    [recorded] = list_recorded(tmp_path)
+    assert [picture.name for picture in recorded.pictures] == ["rgb_1.25.png", "rgb_1.50.png"]
+
+
+def test_pictures_without_their_description_are_not_passed_over(folder: Path) -> None:
+    (folder / "b" / "episode.json").rename(folder / "b" / "episode.jsn")
+    with pytest.raises(ConfigError, match=r"b has pictures and no episode\.json, as 1 folder of 3"):
+        list_recorded(folder)
+
+
 def test_actions_of_another_grammar_are_counted(folder: Path) -> None:
     assert count_unreadable(list_recorded(folder), "household") == (1, 3), "'walk about'"

@@ -305,7 +305,7 @@ def make_round(
             step=number,
             prompt=f"Instruction: {played.instruction}\nAction?",
             action=action,
-            well_formed=parse_action(action) is not None,
+            well_formed=parse_action(action, "household") is not None,
             log_probability=-0.5,
         )
         for played in episodes

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import selu.rollout
 from selu.config import TaskSettings, WorldSettings
 from selu.errors import TerminalError, WorldError
 from selu.frames import is_interaction
@@ -23,7 +24,9 @@ from selu.rollout import (
     SiblingPolicy,
     WorldPool,
     roll_out,
+    shared_pool,
 )
+from selu.worlds.base import PREDICATES, OracleState
 from selu.worlds.base import Frame as Picture
 from selu.worlds.tasks import generate_tasks
 from selu.worlds.thor import PlayerSimulator, ThorWorld
@@ -199,6 +202,38 @@ def test_a_world_that_breaks_its_contract_is_not_recorded(
     actor = ActorPolicy(Repeating("MoveAhead"), temperature=0.0, max_new_tokens=4, history=0)
     with pytest.raises(TerminalError, match=says):
         roll_out(tasks[:1], [0], actor, [Breaking(PlayerSimulator(SETTINGS), SETTINGS)])
+
+
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        ({"held": []}, r"must have every predicate, but lacks .*open"),
+        ({name: [] for name in PREDICATES} | {"held": {np.int64(3)}}, "cannot be recorded"),
+    ],
+)
+def test_a_world_whose_truth_cannot_be_recorded_is_said(tasks: list[Task], facts: dict[str, Any], says: str) -> None:
+    class Telling(ThorWorld):
+        def oracle(self) -> OracleState:
+            return OracleState(True, "", facts)
+
+    with pytest.raises(TerminalError, match=says):
+        roll_out(tasks[:1], [0], RandomPolicy(), [Telling(PlayerSimulator(SETTINGS), SETTINGS)])
+
+
+def test_idle_players_of_a_real_build_are_stopped_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[str] = []
+    monkeypatch.setattr(selu.rollout, "_pools", {})
+    monkeypatch.setattr(WorldPool, "close", lambda pool: stopped.append(str(pool.settings.max_steps)))
+    build = WorldSettings(local_executable_path="a build", max_steps=14)
+    longer = build.model_copy(update={"max_steps": 20})
+    for settings in (build, build, longer):
+        shared_pool(settings)
+    assert stopped == ["14"]
+    stopped.clear()
+    monkeypatch.setattr(selu.rollout, "_pools", {})
+    for settings in (WorldSettings(), WorldSettings(max_steps=20)):
+        shared_pool(settings)
+    assert stopped == []
 
 
 def test_an_episode_whose_world_is_lost_is_repeated_as_it_was(tasks: list[Task]) -> None:

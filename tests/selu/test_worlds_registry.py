@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,12 +45,22 @@ def test_without_them_it_is_said_what_to_do(minigrid: World) -> None:
         generate_tasks(TaskSettings(), minigrid, 5, 4)
 
 
-def test_the_actions_of_ones_own_grammar_are_read_by_all() -> None:
+def test_the_actions_of_ones_own_grammar_are_read() -> None:
     pytest.importorskip("minigrid", reason="minigrid comes with the dev extra")
     assert load_settings(None, [f"world.skill_set={OWN.skill_set}"]).world.skill_set == OWN.skill_set
-    assert parse_action("Toggle", OWN.skill_set) == parse_action("Toggle") == Action("Toggle")
+    assert parse_action("Toggle", OWN.skill_set) == Action("Toggle")
     assert parse_action("Toggle", "household") is None
     assert parse_action("Open(Door)", OWN.skill_set) is None
+
+
+@pytest.mark.parametrize("verb", ["move_forward", "Turn30", "open"])
+def test_a_verb_that_could_never_be_read_is_refused(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = f"from selu.worlds.actions import Grammar\nGRAMMAR = Grammar(('Done', {verb!r}), ())\n"
+    (tmp_path / "spoken.py").write_text(lines)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "spoken", raising=False)
+    with pytest.raises(ConfigError, match=f"the verb '{verb}' could never be read"):
+        load_settings(None, ["world.skill_set=spoken:GRAMMAR"])
 
 
 @pytest.mark.parametrize(

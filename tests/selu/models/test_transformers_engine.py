@@ -180,6 +180,16 @@ def test_out_of_memory_halves_the_batch(
         texts(model, rows)
 
 
+def test_a_model_that_does_not_fit_the_memory_is_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> object:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    source = engine.locate_model(settings(folder))
+    with pytest.raises(ConfigError, match="does not fit the memory of cpu as float32; choose dtype=bfloat16"):
+        engine.load_weights(source, "float32", torch.device("cpu"))
+
+
 def test_forgotten_weights_leave_the_memory(tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path / "model")  # of its own: others hold the shared one
     model = load_model(settings(folder), make_adapter(folder, tmp_path / "adapter"))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from selu.config import TaskSettings, WorldSettings, scenes_of_split
-from selu.errors import ConfigError
+from selu.errors import ConfigError, WorldError
 from selu.records import Condition
 from selu.worlds.actions import parse_action
 from selu.worlds.base import holds
@@ -83,6 +86,28 @@ def test_a_users_own_instructions_are_taken_as_they_are(world: ThorWorld, tmp_pa
     assert [t.instruction for t in tasks] == ["water the plant, please", "open the fridge"] * 2
     # What the words say can be checked in the end; of the plant nothing is known.
     assert [t.goal for t in tasks] == [(), (Condition(predicate="open", object_type="Fridge"),)] * 2
+
+
+class Losing(ThorWorld):
+    """Is lost at some of its resets."""
+
+    def __init__(self, at: set[int]) -> None:
+        super().__init__(PlayerSimulator(SETTINGS), SETTINGS)
+        self.at, self.resets = at, 0
+
+    def reset(self, **given: Any) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        self.resets += 1
+        if self.resets in self.at:
+            raise WorldError("The simulator was lost.")
+        return super().reset(**given)
+
+
+def test_a_task_whose_world_is_lost_is_drawn_again(world: ThorWorld) -> None:
+    settings = TaskSettings(split="development")
+    losing = Losing({3, 4})
+    assert generate_tasks(settings, losing, 1, 4, restarts=2) == generate_tasks(settings, world, 1, 4)
+    with pytest.raises(WorldError, match="was lost"):
+        generate_tasks(settings, Losing({3, 4}), 1, 4, restarts=1)
 
 
 def test_a_planner_of_primitives_walks_by_single_steps(world: ThorWorld) -> None:

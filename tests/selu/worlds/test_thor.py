@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from selu.records import Task
 from selu.worlds import World, make_world
 from selu.worlds.planner import solve
 from selu.worlds.tasks import generate_tasks
-from selu.worlds.thor import PlayerSimulator, ThorWorld
+from selu.worlds.thor import Observation, PlayerSimulator, ThorWorld
 
 SETTINGS = WorldSettings()
 
@@ -75,6 +76,36 @@ def test_where_nobody_looks_the_player_sends_no_picture() -> None:
     player.obey({"action": "Initialize", "sequenceId": 0, "renderInstanceSegmentation": True})
     seen, unseen = (player.message("Initialize", Outcome(), looking=looking) for looking in (True, False))
     assert len(unseen) + 96 * 96 * (3 + 4) < len(seen)
+
+
+class RealBuild(PlayerSimulator):
+    """Tells where one can stand as AI2-THOR's own builds do: by a search from where the agent stands, or not at all."""
+
+    def __init__(self, settings: WorldSettings) -> None:
+        super().__init__(settings)
+        self.moved = False
+
+    def reset(self, scene: str) -> Observation:
+        self.moved = False
+        return super().reset(scene)
+
+    def step(self, action: str, **arguments: Any) -> Observation:
+        seen = super().step(action, **arguments)
+        self.moved = self.moved or action == "TeleportFull"
+        if action == "GetReachablePositions" and self.moved:
+            said = {"lastActionSuccess": False, "actionReturn": None, "errorMessage": "beyond the scene bounds"}
+            return dataclasses.replace(seen, metadata={**seen.metadata, **said})
+        return seen
+
+
+def test_a_real_build_is_asked_where_one_can_stand_before_it_is_moved(tasks: list[Task]) -> None:
+    build = WorldSettings(local_executable_path="a build")
+    world = ThorWorld(RealBuild(build), build)
+    assert generate_tasks(TaskSettings(split="development"), world, 3, 2) == tasks[:2]
+    unasked = ThorWorld(RealBuild(SETTINGS), SETTINGS)
+    unasked.reset(options={"task": tasks[0]})
+    with pytest.raises(WorldError, match=f"where one can stand in {tasks[0].scene}: beyond the scene bounds"):
+        unasked.candidates()
 
 
 def test_an_episode_ends_on_done_or_at_the_limit_and_never_at_the_goal(world: World, tasks: list[Task]) -> None:
