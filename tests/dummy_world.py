@@ -178,7 +178,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     def make_world(settings: WorldSettings) -> World:
         return DummyWorld()
 
-    def draw(settings: object, world: World, seed: int, count: int, progress: object = None) -> list[Task]:
+    def draw(settings: object, world: World, seed: int, count: int, **_: object) -> list[Task]:
         return [make_task(number, f"learning {seed}") for number in range(count)]
 
     def load(settings: ModelSettings, adapter: Path | None = None) -> SeeingModel:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import selu.rollout
+from selu.config import ModelSettings
 from selu.errors import ConfigError
 from selu.flows.labelling import labelling
 from selu.recorded import labels_of
@@ -62,3 +63,16 @@ def test_a_folder_of_recordings_is_judged_relabeled_and_made_into_datasets(
     assert "license" not in card, "whose recordings they are is not known"
     with pytest.raises(ConfigError, match=f"is one episode's own folder; give the one that holds it: {recordings}"):
         labelling(settings, recordings / "done")
+
+
+def test_where_no_actor_is_named_its_rows_are_for_one_like_the_critic(tmp_path: Path, small_model: Path) -> None:
+    _record(tmp_path / "recordings" / "done", "open the fridge", ["Open(Fridge)", "Done"], [False, True, True])
+    settings = small_settings(tmp_path / "data", small_model)
+    critic = settings.critic.model_copy(update={"prompts": "full"})
+    lengths = []
+    for actor in (ModelSettings(), settings.actor):
+        made = labelling(settings.model_copy(update={"actor": actor, "critic": critic}), tmp_path / "recordings")
+        assert made.actor_dataset is not None
+        rows = read_dataset(Workspace.of(settings).store(), made.actor_dataset, "actor")
+        lengths.append(min(len(turn[0]["content"]) for turn in rows["prompt"]))
+    assert lengths[0] > 3 * lengths[1], "the full prompt lists the actions"
