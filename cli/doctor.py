@@ -303,7 +303,7 @@ def _world(settings: Settings, frames: list[Frame]) -> str:
     from selu.records import Setup, Task
     from selu.rollout import shared_pool
     from selu.worlds.actions import DONE, SKILL_SETS
-    from selu.worlds.base import PREDICATES
+    from selu.worlds.base import lacking
     from selu.worlds.registry import check_server
     from selu.worlds.tasks import scenes_of
 
@@ -320,7 +320,7 @@ def _world(settings: Settings, frames: list[Frame]) -> str:
         )
         frame, _ = world.reset(seed=settings.seed, options={"task": task})
         frames.append(frame)
-        if missing := [name for name in PREDICATES if name not in world.oracle().facts]:
+        if missing := lacking(world.oracle().facts):
             raise WorldError(
                 f"{settings.world.name}'s oracle().facts must have every predicate, but lacks {', '.join(missing)}"
             )

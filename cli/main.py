@@ -225,11 +225,13 @@ def evaluate(
         from selu.evaluation import MetricRow
         from selu.flows.operations import evaluate_latest
         from selu.rounds import Workspace
+        from selu.statistics import without_empty_interval
         from selu.tasks.stages import read_all
 
         made = evaluate_latest(settings, base_only)
         store = Workspace.of(settings).store()
-        return [row.model_dump(mode="json") for row in read_all(store, made.metrics, "metrics", MetricRow)]
+        rows = read_all(store, made.metrics, "metrics", MetricRow)
+        return [without_empty_interval(row).model_dump(mode="json") for row in rows]
 
     rows = _run_flow(settings, start, verbose=verbose, needs=["probes", "actor", "critic"])
     if as_json:

@@ -39,7 +39,7 @@ def play_episode(settings: Settings, policy: str, gif: Path | None, console: Con
     if policy not in _POLICIES:
         raise ConfigError(f"--policy must be one of {', '.join(_POLICIES)}, got {policy!r}")
     with shared_pool(settings.world).worlds(1) as worlds:
-        task = generate_tasks(settings.tasks, worlds[0], settings.seed, 1)[0]
+        task = generate_tasks(settings.tasks, worlds[0], settings.seed, 1, restarts=settings.world.restarts)[0]
         console.print(f"[bold]{task.instruction}[/bold] in {task.scene}")
         if policy == "me":
             film = list(_by_hand(worlds[0], task, settings, console))

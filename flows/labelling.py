@@ -123,10 +123,17 @@ def labelling(settings: Settings, folder: Path) -> Labelled:
                 None,
                 settings.dataset,
                 settings.rollout.history,
-                # No actor plays: where none is named, the rows are for one like the critic.
-                (settings.critic if settings.actor == ModelSettings() else settings.actor).prompt_style,
+                _actor_to_be(settings).prompt_style,
                 settings.world.skill_set,
                 derived_seed(settings.seed, "actor dataset"),
             ),
         )
     return Labelled(episodes, judgements, relabels, critic_dataset, actor_dataset)
+
+
+def _actor_to_be(settings: Settings) -> ModelSettings:
+    """Whom the actor's rows are for. No actor plays, so that where none is named, it will be one like the critic."""
+    unnamed = ModelSettings()
+    shapes = ("path", "adapter", "prompts")
+    named = any(getattr(settings.actor, name) != getattr(unnamed, name) for name in shapes)
+    return settings.actor if named else settings.critic

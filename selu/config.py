@@ -195,7 +195,7 @@ class WorldSettings(_Section):
     start_timeout: float = Field(default=60.0, gt=0.0, le=3600.0, description="seconds a player may take to start")
     step_timeout: float = Field(default=30.0, gt=0.0, le=3600.0, description="seconds a player may take for one step")
     restarts: int = Field(
-        default=2, ge=0, le=100, description="times that a lost player is started again, for one start or one episode"
+        default=2, ge=0, le=100, description="times that a lost player is started again, for one start, task or episode"
     )
 
     @property
@@ -783,7 +783,8 @@ def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
                 f"{name}.dtype=float16 does not run on {name}.device=cpu; use float32 or bfloat16",
             )
     served = {
-        (model.path, model.revision, model.dtype, model.quantization) for model in (settings.actor, settings.critic)
+        (model.path, model.revision, model.dtype, model.quantization, model.gpu_memory, model.device_map is None)
+        for model in (settings.actor, settings.critic)
     }
     shares = settings.actor.gpu_memory + settings.critic.gpu_memory
     if settings.actor.engine == settings.critic.engine == "vllm" and len(served) > 1 and shares > 1:

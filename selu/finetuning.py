@@ -157,7 +157,7 @@ def finetune(
         forget_models()
     for rows_at_a_time in _halves(_begun(checkpoints) or settings.batch_size):
         with (
-            _reproducible(seed, settings.threads),
+            _reproducible(seed, settings.threads, device),
             _scoring_completions_alone(),
             tempfile.TemporaryDirectory() as scratch,
             warnings.catch_warnings(),
@@ -544,9 +544,18 @@ def _save(model: Any, best: dict[str, torch.Tensor] | None, out: Path, *, label:
 # ---- reproducibility and reporting
 
 
+_OF_DETERMINISM = (
+    "CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG", "ASCEND_LAUNCH_BLOCKING", "HCCL_DETERMINISTIC",
+    "FLASH_ATTENTION_DETERMINISTIC",
+)  # fmt: skip
+"""What the trainer sets in the environment for ``full_determinism``."""
+
+
 @contextlib.contextmanager
-def _reproducible(seed: int, threads: int) -> Iterator[None]:
+def _reproducible(seed: int, threads: int, device: torch.device) -> Iterator[None]:
     """Pin seeds and threads and make torch deterministic; afterwards leave this process as it was."""
+    gpu = torch.cuda.current_device() if device.type == "cuda" else None
+    environment = {name: os.environ.get(name) for name in _OF_DETERMINISM}
     threads_before, algorithms = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     cudnn: Any = torch.backends.cudnn
     deterministic, benchmark = cudnn.deterministic, cudnn.benchmark
@@ -556,13 +565,20 @@ def _reproducible(seed: int, threads: int) -> Iterator[None]:
     # filling took nine tenths of a step of a small model on a CPU (250 of 280 ms for 32 rows).
     _DETERMINISTIC.fill_uninitialized_memory = False
     try:
-        with torch.random.fork_rng(), mock.patch.dict(os.environ):
+        with torch.random.fork_rng():
             torch.manual_seed(seed)  # LoRA's initial weights
             yield
     finally:
         torch.set_num_threads(threads_before)
         torch.use_deterministic_algorithms(algorithms)
         cudnn.deterministic, cudnn.benchmark = deterministic, benchmark
+        for name, value in environment.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        if gpu is not None:
+            torch.cuda.set_device(gpu)
         _DETERMINISTIC.fill_uninitialized_memory = fill
 
 

@@ -147,8 +147,8 @@ def _described(folder: Path) -> Recorded:
 
 def _in_natural_order(picture: Path) -> tuple[list[tuple[int, str]], str]:
     """Text as text, numbers as numbers, a decimal such as a time as one; what is alike in that goes by its name."""
-    if re.fullmatch(r"\d+\.\d+", picture.stem):
-        whole, fraction = picture.stem.split(".")
+    if re.fullmatch(r"\d+(\.\d+)?", picture.stem):
+        whole, _, fraction = picture.stem.partition(".")
         return [(int(whole), ""), (-1, fraction)], picture.name
     parts = re.split(r"(\d+)", picture.stem)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], picture.name

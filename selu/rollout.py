@@ -25,8 +25,8 @@ from selu.models.base import Prompt, Reply, VisionLanguageModel
 from selu.prompting import act_prompt
 from selu.records import Episode, Frame, OracleEpisode, OracleStep, Step, Task
 from selu.worlds.actions import DONE, parse_action
-from selu.worlds.base import PREDICATES, World, holds
 from selu.worlds.base import Frame as Picture
+from selu.worlds.base import World, holds, lacking
 from selu.worlds.planner import next_action, random_action, sibling_goal, would_finish
 from selu.worlds.registry import make_world
 from selu.worlds.tasks import steps_of
@@ -297,9 +297,9 @@ class _Lane:
         if space is not None and shape != space.shape:
             raise _breach(f"the world gave a frame of {shape}, but its observation_space says {space.shape}")
         truth = self.world.oracle()
-        if missing := [name for name in PREDICATES if name not in truth.facts]:
-            raise _breach(f"the world's oracle().facts must have every predicate, but lacks {', '.join(missing)}")
         try:
+            if missing := lacking(truth.facts):
+                raise _breach(f"the world's oracle().facts must have every predicate, but lacks {', '.join(missing)}")
             image, facts = encode_picture(self.picture), json.dumps(truth.facts, sort_keys=True)
         except (AttributeError, TypeError, ValueError) as error:
             raise _breach(f"what the world gave cannot be recorded: {error}") from error
@@ -414,7 +414,8 @@ class WorldPool:
     def close(self) -> None:
         """Stop every world."""
         while self._free:
-            self._free.pop().close()
+            with suppress(WorldError, OSError):
+                self._free.pop().close()
 
 
 _pools: dict[str, WorldPool] = {}
@@ -428,7 +429,7 @@ def shared_pool(settings: WorldSettings) -> WorldPool:
     key = settings.model_dump_json()
     if not settings.embedded:
         for pool in _pools.values():
-            if pool.settings != settings:
+            if pool.settings != settings and not pool.settings.embedded:
                 pool.close()
     if key not in _pools:
         _pools[key] = WorldPool(settings)

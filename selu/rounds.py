@@ -340,7 +340,7 @@ def _took_something_into_use(item: Round) -> bool:
 
 
 def round_metrics(store: Store, finished: Round) -> list[MetricRow]:
-    """Every figure of a round.
+    """Every figure of a round; where its interval would have no width, the bounds are NaN.
 
     Raises:
         ArtifactError: an artifact of figures is no longer there, damaged or altered.

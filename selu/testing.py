@@ -19,7 +19,7 @@ from selu.config import WorldSettings
 from selu.errors import ConfigError
 from selu.records import Task
 from selu.worlds.actions import DONE, parse_action
-from selu.worlds.base import PREDICATES, OracleState, World
+from selu.worlds.base import OracleState, World, lacking
 
 __all__ = ["BrokenContract", "check_world"]
 
@@ -196,7 +196,7 @@ class _Inspection:
         truth = self.call("oracle()", world.oracle)
         self.insist(isinstance(truth, OracleState), f"oracle() must give an OracleState, got {_kind(truth)}")
         assert isinstance(truth, OracleState)
-        missing = [name for name in PREDICATES if name not in truth.facts]
+        missing = lacking(truth.facts)
         self.expect(not missing, f"oracle().facts must have every predicate, {', '.join(missing)} is missing")
         try:
             json.dumps(truth.facts)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from prefect import task
@@ -40,11 +42,11 @@ def records_in(workspace: Workspace, plan: Plan, out: Path | None) -> dict[str, 
     from selu.comparison.writing import RECORDS
 
     found = {} if out is None else read_records(out / RECORDS)
-    strange = [key for key in found if not _is_of(plan, key)]
+    strange = sorted(found.keys() - _keys_beside(plan, found))
     if strange:
         raise ConfigError(
-            f"{out} holds the comparison of other settings ({RECORDS}/{strange[0]}), which this one would overwrite; give "
-            "its settings (they stand in results.json there) or another folder with --out"
+            f"{out} holds the comparison of other settings or methods ({RECORDS}/{strange[0]}), which this one would "
+            "overwrite; give its settings (they stand in results.json there) or another folder with --out"
         )
     kept = {}
     for run in plan.runs:
@@ -56,15 +58,15 @@ def records_in(workspace: Workspace, plan: Plan, out: Path | None) -> dict[str, 
     return kept
 
 
-def _is_of(plan: Plan, key: str) -> bool:
-    """Whether a run has a plan's settings, with whichever method and seed. Its key has the seed, and a digest of them all."""
-    if key in {run.key for run in plan.runs}:
-        return True
-    seed = re.search(r"-seed-(\d+)-[0-9a-f]+$", key)
-    methods = load_methods()
-    return seed is not None and any(
-        run_folder(method_settings(plan.settings, method, seed=int(seed[1]))) == key for method in methods
-    )
+def _keys_beside(plan: Plan, keys: Iterable[str]) -> set[str]:
+    """Keys of runs with a plan's settings: its own, and those of whichever method with a seed that `keys` speak of."""
+    own = {run.key for run in plan.runs}
+    seeds = {int(found[1]) for key in set(keys) - own if (found := re.search(r"-seed-(\d+)-[0-9a-f]+$", key))}
+    for method in load_methods() if seeds else ():
+        for seed in seeds:
+            with suppress(ConfigError):  # one that does not fit these settings has no run with them
+                own.add(run_folder(method_settings(plan.settings, method, seed=seed)))
+    return own
 
 
 def _other_recipe(workspace: Workspace, run: PlannedRun, record: RunRecord) -> list[str]:

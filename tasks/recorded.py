@@ -14,7 +14,7 @@ from selu.tasks.stages import Made, Shard, Stage, make, stage_task
 
 __all__ = ["take_recorded"]
 
-RECORDED = Stage(name="recorded", version=1, modules=("selu.recorded", "selu.frames", "selu.worlds.actions"))
+RECORDED = Stage(name="recorded", version=2, modules=("selu.recorded", "selu.frames", "selu.worlds.actions"))
 
 
 @stage_task(RECORDED)

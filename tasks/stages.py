@@ -192,6 +192,8 @@ def world_config_of(settings: WorldSettings) -> dict[str, Json]:
         if ":" in getattr(settings, setting):
             source = source_of(getattr(settings, setting), f"world.{setting}")
             config[f"{setting}_source"] = hashlib.sha256(source.read_bytes()).hexdigest()
+    if settings.name == "thor" and not settings.embedded:
+        config["standing_places"] = "of the scene as it is loaded"  # once it was of the scene as it is prepared
     if settings.local_executable_path is not None:
         config["local_executable_path"] = program_digest(settings.local_executable_path)
     return config | {"layouts": file_digest(LAYOUTS_FILE)}

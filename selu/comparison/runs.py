@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -185,15 +186,19 @@ def _refs(rounds: Sequence[Round]) -> list[list[ArtifactRef]]:
 
 
 def _recipe(store: Store, rounds: Sequence[Round]) -> dict[str, int | str]:
-    found: dict[str, int | str] = {}
+    found: dict[str, set[int | str]] = defaultdict(set)
     for ref in {ref for item in rounds for stage in item.stages for ref in stage.artifacts}:
         made: dict[str, Any] = dict(store.manifest(ref).provenance)
         if "version" in made:
-            found[made["stage"]] = made["version"]
+            found[made["stage"]].add(made["version"])
         for name in (PROMPTS, CORPUS):
             if digest := (made.get("config") or {}).get(name):
-                found[name] = digest
-    return dict(sorted(found.items()))
+                found[name].add(digest)
+    # A run of several recipes is of none.
+    return {
+        name: values.pop() if len(values) == 1 else " and ".join(sorted(map(str, values)))
+        for name, values in sorted(found.items())
+    }
 
 
 def _budgets(store: Store, rounds: Sequence[Round]) -> list[dict[str, float | None]]:

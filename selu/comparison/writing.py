@@ -32,7 +32,7 @@ Notes = Mapping[str, tuple[State, str]]
 _RUNS = (
     "One row for each method and round. **A** are the rooms that were practised in, from other starts; **B** are rooms "
     "never visited. In brackets: 95 % intervals, from a bootstrap over scenes with all seeds pooled: they are about other "
-    "scenes, with these very seeds."
+    "scenes, with these very seeds. Where all outcomes are alike (.000, 1.000) it is Wilson's interval over the distinct items."
 )
 _GUIDE = (
     "critic: balanced accuracy of its direct verdict (guessing gives .500); self-asking: that of the same critic where it "

@@ -46,7 +46,7 @@ class _SkillSets(dict[str, Grammar]):
         if DONE not in grammar.verbs_alone:
             raise ConfigError(f"world.skill_set={name}: its verbs_alone must have {DONE}, with which an actor ends")
         for verb in (*grammar.verbs_alone, *grammar.verbs_with_object):
-            if read_action(verb) != Action(verb):
+            if not isinstance(verb, str) or read_action(verb) != Action(verb):
                 raise ConfigError(
                     f"world.skill_set={name}: the verb {verb!r} could never be read; verbs and types of objects are letters "
                     "that begin with a capital, such as MoveAhead and Open(GarageDoor)"

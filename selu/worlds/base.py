@@ -31,6 +31,11 @@ class OracleState:
     facts: Mapping[str, Any]
 
 
+def lacking(facts: Mapping[str, Any]) -> list[str]:
+    """Predicates that a world says nothing of, which it must."""
+    return [name for name in PREDICATES if name not in facts]
+
+
 def holds(goal: tuple[Condition, ...], facts: Mapping[str, Any]) -> bool:
     """Whether every condition of a goal is among the facts; an empty goal never holds."""
     return bool(goal) and all(

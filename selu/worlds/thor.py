@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selu.config import WorldSettings
-from selu.errors import ConfigError, WorldError
+from selu.errors import ConfigError, TerminalError, WorldError
 from selu.player import VISIBLE_SHARE
 from selu.records import Setup, Task
 from selu.worlds.actions import DONE, Action, parse_action
@@ -296,7 +296,8 @@ class ThorWorld(World):
         self.render_mode = "rgb_array"
         self.metadata = {**type(self).metadata, "simulator": simulator.description}
         self._task: Task | None = None
-        self._reachable: NDArray[np.float64] | None = None
+        self._places: NDArray[np.float64] | None = None
+        self._said: str | None = None
 
     # --- Gymnasium ---------------------------------------------------------------------------------------------
 
@@ -305,12 +306,12 @@ class ThorWorld(World):
         if options is None or not isinstance(options.get("task"), Task):
             raise ConfigError("reset needs options={'task': Task}: a task says in which scene and how to start.")
         self._task = options["task"]
-        self._steps, self._reachable = 0, None
+        self._steps, self._places = 0, None
         self._seen = self.simulator.reset(self._task.scene)
         if not self.settings.embedded:
             # A real build searches from where the agent stands, and fails from a place that is none. Now it stands where
             # AI2-THOR has put it.
-            self._reachable_positions()
+            self._standing_places()
         self._prepare(self._task.setup)
         self._success, self._message = True, ""
         return self._seen.frame, {}
@@ -451,7 +452,7 @@ class ThorWorld(World):
 
     def _poses_before(self, target: Mapping[str, Any], here: NDArray[np.float64]) -> list[tuple[float, ...]]:
         """Where one could stand before an object (x, z, yaw, horizon), the best first: near it and near ``here``."""
-        reachable = self._reachable_positions()
+        reachable = self._standing_places()
         box = target["axisAlignedBoundingBox"]
         centre = np.array([box["center"]["x"], box["center"]["z"]])
         half = np.array([box["size"]["x"], box["size"]["z"]]) / 2
@@ -470,18 +471,15 @@ class ThorWorld(World):
             poses.append((float(reachable[k][0]), float(reachable[k][1]), float(yaw), horizon))
         return poses
 
-    def _reachable_positions(self) -> NDArray[np.float64]:
-        if self._reachable is None:
+    def _standing_places(self) -> NDArray[np.float64]:
+        """Where one can stand (n, 2), x and z in metres; none where the simulator does not tell."""
+        if self._places is None:
             seen = self._seen
-            found = self._do("GetReachablePositions")
-            points, said = self._seen.metadata["actionReturn"], self._seen.metadata.get("errorMessage")
+            self._do("GetReachablePositions")
+            points, self._said = self._seen.metadata["actionReturn"] or (), self._seen.metadata.get("errorMessage")
             self._seen = seen  # the question changes nothing
-            if not found or not points:
-                raise WorldError(
-                    f"AI2-THOR does not tell where one can stand in {self.task.scene}: {said or 'nothing said'}."
-                )
-            self._reachable = np.array([[p["x"], p["z"]] for p in points])
-        return self._reachable
+            self._places = np.array([[p["x"], p["z"]] for p in points], dtype=np.float64).reshape(-1, 2)
+        return self._places
 
     # --- truth -------------------------------------------------------------------------------------------------
 
@@ -489,10 +487,16 @@ class ThorWorld(World):
         return OracleState(self._success, self._message, facts_of(self._seen))
 
     def candidates(self) -> Mapping[str, Any]:
+        places = self._standing_places()
+        if not len(places):
+            raise TerminalError(
+                f"AI2-THOR does not tell where one can stand in {self.task.scene} ({self._said or 'it says nothing'}); name "
+                "other scenes in tasks.scenes"
+            )
         return {
             "metadata": self._seen.metadata,
             "areas": self._seen.areas,
-            "reachable": self._reachable_positions(),
+            "reachable": places,
             "stride": self._stride,
             "turn": self.settings.rotate_degrees,
         }

@@ -25,7 +25,16 @@ from trl.trainer import utils as _trl_utils
 import selu.finetuning
 from selu.config import FinetuningSettings, ModelSettings
 from selu.errors import ConfigError, TerminalError
-from selu.finetuning import CurvePoint, _check_precision, _held_out, _sums, _Trainer, _trainer_settings, finetune
+from selu.finetuning import (
+    CurvePoint,
+    _check_precision,
+    _held_out,
+    _reproducible,
+    _sums,
+    _Trainer,
+    _trainer_settings,
+    finetune,
+)
 from selu.models import Prompt, load_model
 from selu.seen_rows import PICTURE, ROW, SeenRow, decode_row
 from selu.store import read_table
@@ -532,6 +541,25 @@ def test_of_several_gpus_the_named_one_trains(
     made = _trainer_settings(SETTINGS, 18, 6, 1, str(tmp_path), torch.device(device), [], checkpoint=False)
     assert (made.device, made.n_gpu) == (torch.device("cuda", taken), 1)
     assert chosen[-1] == taken
+
+
+def test_training_leaves_the_process_as_it_was(
+    base: ModelSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    monkeypatch.delenv("CUDA_LAUNCH_BLOCKING", raising=False)
+    cudnn: Any = torch.backends.cudnn
+    monkeypatch.setattr(cudnn, "deterministic", False)
+    finetune(base, rows(2), SETTINGS.model_copy(update={"max_steps": 1}), seed=1, out=tmp_path)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    assert "CUDA_LAUNCH_BLOCKING" not in os.environ
+    assert not cudnn.deterministic
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    with _reproducible(1, 1, torch.device("cuda:1")):
+        pass
+    assert chosen == [0], "the GPU that was in use is so again"
 
 
 # ---- what the model sees

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -246,6 +247,24 @@ def test_an_episode_whose_world_is_lost_is_repeated_as_it_was(tasks: list[Task])
     assert len(actor.model.calls) == 2 * asked  # type: ignore[attr-defined]
     with pytest.raises(WorldError, match=r"was lost.* try 1 of 1"):
         roll_out(tasks[:3], range(3), actor, [Failing(3, brighter=0)], restarts=0)
+
+
+def test_a_scripted_policy_may_lose_the_world_by_looking_into_it(tasks: list[Task]) -> None:
+    class LostOnce(ThorWorld):
+        asked = 0
+
+        def candidates(self) -> Mapping[str, Any]:
+            self.asked += 1
+            if self.asked == 3:
+                raise WorldError("The simulator was lost.")
+            return super().candidates()
+
+    lossy = LostOnce(PlayerSimulator(SETTINGS), SETTINGS)
+    plain = ThorWorld(PlayerSimulator(SETTINGS), SETTINGS)
+    assert roll_out(tasks[:2], [0, 0], PlannerPolicy(), [lossy]) == roll_out(
+        tasks[:2], [0, 0], PlannerPolicy(), [plain]
+    )
+    assert lossy.asked > 3
 
 
 def test_in_a_world_that_is_never_twice_the_same_the_actor_is_asked_anew(tasks: list[Task]) -> None:

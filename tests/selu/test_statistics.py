@@ -14,6 +14,7 @@ from selu.statistics import (
     cluster_bootstrap_difference,
     phi_coefficient,
     wilson,
+    without_empty_interval,
 )
 
 
@@ -81,3 +82,12 @@ def test_errors_of_the_same_judge_correlate_fully() -> None:
     errors = [True, False, False, True]
     assert phi_coefficient(errors, errors) == pytest.approx(1.0)
     assert math.isnan(phi_coefficient([True, True], [True, False]))
+
+
+def test_an_interval_without_width_is_none() -> None:
+    alike = without_empty_interval(bootstrap_mean([0.0] * 6, list("aabbcc"), seed=0))
+    assert (alike.rate, alike.n) == (0.0, 6)
+    assert math.isnan(alike.low)
+    assert math.isnan(alike.high)
+    differing = bootstrap_mean([0.0, 1.0] * 3, list("aabbcb"), seed=0)
+    assert without_empty_interval(differing) == differing

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from selu.config import TaskSettings, WorldSettings
-from selu.errors import ConfigError, WorldError
+from selu.errors import ConfigError, TerminalError, WorldError
 from selu.player.household import Household, Outcome
 from selu.player.server import Player
 from selu.records import Task
@@ -104,7 +104,10 @@ def test_a_real_build_is_asked_where_one_can_stand_before_it_is_moved(tasks: lis
     assert generate_tasks(TaskSettings(split="development"), world, 3, 2) == tasks[:2]
     unasked = ThorWorld(RealBuild(SETTINGS), SETTINGS)
     unasked.reset(options={"task": tasks[0]})
-    with pytest.raises(WorldError, match=f"where one can stand in {tasks[0].scene}: beyond the scene bounds"):
+    assert not unasked.oracle().error_message
+    unasked.step("Approach(Fridge)")
+    assert not unasked.oracle().action_success, "nowhere to walk to"
+    with pytest.raises(TerminalError, match=rf"where one can stand in {tasks[0].scene} \(beyond the scene bounds\)"):
         unasked.candidates()
 
 
