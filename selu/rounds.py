@@ -25,7 +25,7 @@ from selu.errors import ConfigError
 from selu.evaluation import ItemOutcome, MetricRow
 from selu.guards import GuardReport
 from selu.seeds import derived_seed
-from selu.statistics import cluster_bootstrap_difference, without_empty_interval
+from selu.statistics import Rate, cluster_bootstrap_difference, without_empty_interval
 from selu.store import ArtifactRef, Json, OracleRef, Store, artifact_key, read_table
 from selu.worlds.tasks import THREE_STEPS
 
@@ -40,6 +40,7 @@ __all__ = [
     "digests",
     "find_metric",
     "finished_rounds",
+    "gains_from_base",
     "kept_with",
     "latest_round",
     "new_round",
@@ -528,10 +529,13 @@ def run_summary(store: Store, finished: Round) -> dict[str, Any]:
     }
 
 
-def _gain_from_base(store: Store, rounds: Sequence[Round]) -> dict[str, Any] | None:
-    """None unless the first round is at hand: another one does not start from the base."""
+def gains_from_base(store: Store, rounds: Sequence[Round]) -> dict[tuple[str, str], Rate]:
+    """What the last of a run's rounds gained over the models as they were set, by model and probe (A, B), paired.
+
+    Nothing unless the first round is at hand: another one does not start from the base.
+    """
     if rounds[0].round != 1:
-        return None
+        return {}
 
     def outcomes(finished: Round, phase: str) -> dict[tuple[str, str, str], dict[str, ItemOutcome]]:
         found: dict[tuple[str, str, str], dict[str, ItemOutcome]] = {}
@@ -544,30 +548,41 @@ def _gain_from_base(store: Store, rounds: Sequence[Round]) -> dict[str, Any] | N
         return found
 
     base, now = outcomes(rounds[0], "before"), outcomes(rounds[-1], "after")
-    samples = rounds[-1].settings.evaluation.bootstrap
-
-    def gain(subject: str, probe: str, method: str) -> dict[str, Any] | None:
-        first, last = base.get((subject, probe, method)), now.get((subject, probe, method))
-        if first is None or last is None or first.keys() != last.keys():
-            return None
-        items = sorted(first)
-        # The critic's probes are balanced, so the mean of what each judgement earned is the balanced accuracy.
-        rate = without_empty_interval(
-            cluster_bootstrap_difference(
+    gains: dict[tuple[str, str], Rate] = {}
+    for who, method in (("critic", "direct"), ("actor", "selu")):
+        for probe in ("A", "B"):
+            first, last = base.get((who, probe, method)), now.get((who, probe, method))
+            if first is None or last is None or first.keys() != last.keys():
+                continue
+            items = sorted(first)
+            # The critic's probes are balanced, so the mean of what each judgement earned is the balanced accuracy.
+            gained = cluster_bootstrap_difference(
                 [first[item].value for item in items],
                 [last[item].value for item in items],
                 [first[item].scene for item in items],
                 derived_seed(0, "evaluation"),
-                samples,
+                rounds[-1].settings.evaluation.bootstrap,
             )
-        )
+            gains[who, probe] = without_empty_interval(gained)
+    return gains
+
+
+def _gain_from_base(store: Store, rounds: Sequence[Round]) -> dict[str, Any] | None:
+    if rounds[0].round != 1:
+        return None
+    gains = gains_from_base(store, rounds)
+
+    def told(who: str, probe: str) -> dict[str, Any] | None:
+        rate = gains.get((who, probe))
+        if rate is None:
+            return None
         return {"rate": _number(rate.rate), "n": rate.n, "ci95": [_number(rate.low), _number(rate.high)]}
 
     return {
-        "critic": gain("critic", "A", "direct"),
-        "critic_probe_b": gain("critic", "B", "direct"),
-        "actor": gain("actor", "A", "selu"),
-        "actor_probe_b": gain("actor", "B", "selu"),
+        "critic": told("critic", "A"),
+        "critic_probe_b": told("critic", "B"),
+        "actor": told("actor", "A"),
+        "actor_probe_b": told("actor", "B"),
     }
 
 

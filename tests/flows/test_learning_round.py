@@ -21,6 +21,7 @@ from selu.flows.learning_round import learning_round
 from selu.flows.self_learning import self_learning
 from selu.models.base import Prompt, Reply
 from selu.reporting import report_path
+from selu.reporting.content import gather
 from selu.rounds import (
     ROUND_STAGES,
     Round,
@@ -267,6 +268,10 @@ def test_several_rounds_are_told_together(again: tuple[Settings, Round]) -> None
     assert figures["gain_from_base"]["critic"] == {"rate": 0.5, "n": 8, "ci95": [None, None]}
     assert figures["gain_from_base"]["actor"] == {"rate": 1.0, "n": 8, "ci95": [None, None]}
     assert figures["gain_from_base"]["actor_probe_b"]["n"] == 4
+    told = gather(store, rounds[-1]).sentences
+    assert told[0].startswith("Over all 2 rounds, beside the base model: critic +50.0 points on probe A; critic ")
+    assert "Over all" not in " ".join(gather(store, rounds[0]).sentences)
+    assert "were false (95 % interval 0.0 to " in " ".join(told)
     assert figures["stopped"] is None
     assert round_line(figures["rounds"][0]).startswith(
         "Round 1: critic A 50.0 -> 100.0, B 50.0 -> 100.0; actor A 0.0 ->"
