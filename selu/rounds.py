@@ -499,7 +499,9 @@ def decisions(rows: Sequence[MetricRow], finished: Round) -> list[Decision]:
             for probe in ("A", "B")
         )
         right = None
-        if gain is not None and math.isfinite(gain.low) and math.isfinite(gain.high):
+        if gain is not None and gain.rate == 0:
+            right = True  # as good as the other: neither to take it nor to leave it was wrong
+        elif gain is not None and math.isfinite(gain.low) and math.isfinite(gain.high):
             right = gain.high >= 0 if report.passed else gain.low <= 0
         found.append(Decision(report, gain, gain_b, right))
     return found

@@ -178,7 +178,9 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     def make_world(settings: WorldSettings) -> World:
         return DummyWorld()
 
-    def draw(settings: object, world: World, seed: int, count: int, *, restarts: int, progress: object) -> list[Task]:
+    def draw(
+        settings: object, world: World, seed: int, count: int, *, restarts: int, progress: object = None
+    ) -> list[Task]:
         assert restarts == WorldSettings().restarts
         return [make_task(number, f"learning {seed}") for number in range(count)]
 
