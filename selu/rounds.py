@@ -481,7 +481,7 @@ class Decision:
     """The same on probe B."""
     right: bool | None
     """By the gain on A: a promotion was wrong if the candidate is measurably worse, a refusal if it is measurably better
-    (its 95 % interval does not reach 0); None where there is no interval."""
+    (its 95 % interval does not reach 0); None where there is a difference and no interval."""
 
 
 def decisions(rows: Sequence[MetricRow], finished: Round) -> list[Decision]:
