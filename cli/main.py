@@ -305,6 +305,8 @@ def compare(
         from selu.tasks.comparison import draw_what_counts
 
         readme, _ = draw_what_counts(Workspace.of(settings), plan, out)
+        if out is not None and readme.parent != out:
+            raise typer.Exit(2)  # it has said why
     else:
         readme = _run_flow(settings, start, verbose=verbose)
     _out.print(f"Comparison: {readme}", soft_wrap=True)

@@ -36,7 +36,7 @@ _RUNS = (
 )
 _GUIDE = (
     "critic: balanced accuracy of its direct verdict (guessing gives .500); self-asking: that of the same critic where it "
-    "asks itself questions; actor: share of tasks whose goal holds at the end"
+    "asks itself questions, unsure counting half; actor: share of tasks whose goal holds at the end"
 )
 
 _Column = tuple[str, str, str, str]

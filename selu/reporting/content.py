@@ -167,7 +167,7 @@ _RESULTS = (
         "self_asking",
         "balanced_accuracy",
         "Critic, by self-asking",
-        "The same verdict through its own questions.",
+        "The same verdict through its own questions; an unsure one counts half.",
     ),
     (
         "critic",

@@ -272,6 +272,7 @@ class Practice:
             ("false_rate_verdicts", "… under the own instruction"),
             ("false_rate_relabels", "… relabeled in hindsight"),
             ("false_rate_no", "“not done” labels that are false"),
+            ("false_rate_critic_labels", "false of all labels that the critic learned from, contrasts too"),
         )
         figures = (
             (
