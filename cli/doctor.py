@@ -194,8 +194,8 @@ def _gpu(settings: Settings) -> Finding:
             free, whole = torch.cuda.mem_get_info(number)
             name = torch.cuda.get_device_name(number)
             cards.append(f"{name}, {free / 1024**3:.0f} of {whole / 1024**3:.0f} GiB free")
-        idle = bool(devices) and set(devices) == {"cpu"}
-        unused = "" if not idle else "; the settings use the CPU: actor.device=cuda critic.device=cuda take it"
+        idle = set(devices) == {"cpu"}
+        unused = "; the settings use the CPU: actor.device=cuda critic.device=cuda take it" if idle else ""
         return Finding("GPU", "ok", f"torch {torch.__version__}: {'; '.join(cards)}{unused}")
     if torch.backends.mps.is_available():
         return Finding("GPU", "ok", f"torch {torch.__version__}: Apple GPU (mps)")

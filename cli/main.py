@@ -343,7 +343,7 @@ def label(
             style="yellow",
         )
 
-    if settings.critic.path == "embedded" and settings.critic.adapter is None:
+    if settings.critic.as_it_comes:
         _err.print(
             "The embedded model is the critic, and knows the embedded rooms alone: of other pictures expect no labels of worth, "
             "or bring a larger one (critic.path=FOLDER_OR_ID).",

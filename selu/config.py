@@ -321,10 +321,14 @@ class ModelSettings(_Section):
             return "brief" if self.path == "embedded" else "full"
         return self.prompts
 
+    @property
+    def as_it_comes(self) -> bool:
+        """Whether this is the embedded model without an adapter."""
+        return self.path == "embedded" and self.adapter is None
+
     def is_stranger_to(self, world: WorldSettings) -> bool:
         """Whether this is the embedded model as it comes, before a world in whose rooms it was not trained."""
-        at_home = world.name == "thor" and world.embedded
-        return self.path == "embedded" and self.adapter is None and not at_home
+        return self.as_it_comes and not (world.name == "thor" and world.embedded)
 
 
 class SelfAskingSettings(_Section):

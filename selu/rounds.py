@@ -371,7 +371,7 @@ def _number(value: float) -> float | None:
     return round(value, 6) if math.isfinite(value) else None
 
 
-def _figure(row: MetricRow | None) -> dict[str, Any] | None:
+def _figure(row: MetricRow | Rate | None) -> dict[str, Any] | None:
     if row is None:
         return None
     return {"rate": _number(row.rate), "n": row.n, "ci95": [_number(row.low), _number(row.high)]}
@@ -573,18 +573,11 @@ def _gain_from_base(store: Store, rounds: Sequence[Round]) -> dict[str, Any] | N
     if rounds[0].round != 1:
         return None
     gains = gains_from_base(store, rounds)
-
-    def told(who: str, probe: str) -> dict[str, Any] | None:
-        rate = gains.get((who, probe))
-        if rate is None:
-            return None
-        return {"rate": _number(rate.rate), "n": rate.n, "ci95": [_number(rate.low), _number(rate.high)]}
-
     return {
-        "critic": told("critic", "A"),
-        "critic_probe_b": told("critic", "B"),
-        "actor": told("actor", "A"),
-        "actor_probe_b": told("actor", "B"),
+        "critic": _figure(gains.get(("critic", "A"))),
+        "critic_probe_b": _figure(gains.get(("critic", "B"))),
+        "actor": _figure(gains.get(("actor", "A"))),
+        "actor_probe_b": _figure(gains.get(("actor", "B"))),
     }
 
 

@@ -290,14 +290,20 @@ def _since_base(gains: Mapping[tuple[str, str], Rate], number: int) -> tuple[str
     """Of a later round: what all rounds together gained."""
     if number == 1 or not gains:
         return ()
-    told = [f"{who} {_points(rate)} on probe {probe}" for (who, probe), rate in gains.items()]
+    told = [f"{who} {_points(rate.rate)}{_interval(rate)} on probe {probe}" for (who, probe), rate in gains.items()]
     return (f"Over all {number} rounds, beside the base model: {'; '.join(told)}.",)
 
 
-def _points(rate: Rate) -> str:
-    """``+23.8 points (17.1 to 29.5)``."""
-    interval = f" ({100 * rate.low:.1f} to {100 * rate.high:.1f})" if math.isfinite(rate.low) else ""
-    return f"{100 * rate.rate:+.1f} points{interval}".replace("-", "\u2212")
+def _points(value: float) -> str:
+    """``+23.8 points``, with a true minus sign."""
+    return f"{100 * value:+.1f} points".replace("-", "\u2212")
+
+
+def _interval(rate: Rate) -> str:
+    """`` (17.1 to 29.5)``, or nothing."""
+    if not math.isfinite(rate.low):
+        return ""
+    return f" ({100 * rate.low:.1f} to {100 * rate.high:.1f})".replace("-", "\u2212")
 
 
 def _refusals(finished: Round) -> tuple[str, ...]:
@@ -324,7 +330,7 @@ def _sentences(comparisons: Sequence[Comparison], rows: Sequence[MetricRow]) -> 
             if not (math.isfinite(low) and math.isfinite(high)):
                 change, size = (
                     "changed" if item.gain.rate else "did not change",
-                    f"{100 * item.gain.rate:+.1f} points".replace("-", "\u2212"),
+                    _points(item.gain.rate),
                 )
             elif low > 0:
                 change = "got better"
@@ -336,8 +342,7 @@ def _sentences(comparisons: Sequence[Comparison], rows: Sequence[MetricRow]) -> 
     for item in comparisons:
         lost = item.gain is not None and math.isfinite(item.gain.high) and item.gain.high < 0
         if lost and item.gain is not None and item.label not in ("Critic, asked directly", "Actor"):
-            size = f"{100 * item.gain.rate:+.1f} points".replace("-", "\u2212")
-            found.append(f"It cost something: {item.label}, probe {item.probe}, got worse ({size}).")
+            found.append(f"It cost something: {item.label}, probe {item.probe}, got worse ({_points(item.gain.rate)}).")
     labels = find_metric(rows, subject="labels", phase="after", probe="learning", method="selu", metric="false_rate")
     if labels is not None and labels.n:
         interval = f"95 % interval {100 * labels.low:.1f} to {100 * labels.high:.1f}"

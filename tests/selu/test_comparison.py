@@ -67,9 +67,8 @@ def test_outcomes_that_are_all_alike_have_the_interval_of_as_many_items_as_there
     none = _items("actor", "selu", [0.0] * 8)
     rows = _figures(_measured(_Place("selu", "method", 1, 2), [none, none], [none, none], 200, ACTOR))
     assert (rows["actor", "all"].n, rows["actor", "all"].low) == (16, 0.0)
-    assert rows["actor", "all"].high == pytest.approx(
-        0.324, abs=0.001
-    )  # Wilson's of 0 of 8: the second seed met no others
+    # Wilson's of 0 of 8: the second seed met no others.
+    assert rows["actor", "all"].high == pytest.approx(0.324, abs=0.001)
     assert math.isnan(rows["actor_gain", "all"].low)
     assert math.isnan(rows["actor_gain", "all"].high)
 
