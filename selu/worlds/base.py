@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from selu.errors import WorldError
 from selu.records import Condition, Task
 
+logger = logging.getLogger(__name__)
+
 Frame = NDArray[np.uint8]
+T = TypeVar("T")
 
 PREDICATES = ("held", "open", "closed", "on", "off", "inside", "broken", "sliced", "dirty", "clean", "filled", "empty")
 
@@ -29,6 +34,20 @@ class OracleState:
     action_success: bool
     error_message: str
     facts: Mapping[str, Any]
+
+
+def until_it_lasts(attempt: Callable[[], T], restarts: int, lost: type[WorldError] = WorldError) -> T:
+    """What an attempt gives; one in which the world is lost is made again, `restarts` times at most.
+
+    Raises:
+        WorldError: as the last attempt did; another than `lost` at once.
+    """
+    for _ in range(restarts):
+        try:
+            return attempt()
+        except lost as error:
+            logger.warning("%s It is tried again.", error)
+    return attempt()
 
 
 def lacking(facts: Mapping[str, Any]) -> list[str]:

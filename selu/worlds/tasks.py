@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from selu.config import Split, TaskSettings, scenes_of_split
-from selu.errors import ConfigError, WorldError
+from selu.errors import ConfigError
 from selu.records import Condition, Setup, Task
-from selu.worlds.base import World, holds
+from selu.worlds.base import World, holds, until_it_lasts
 from selu.worlds.vocabulary import CHARACTER, NAMES, spoken_name, type_of
-
-logger = logging.getLogger(__name__)
 
 __all__ = [
     "ENCLOSING",
@@ -149,14 +147,7 @@ def generate_tasks(
 
     def draw_every(lane: int) -> None:
         for i in range(lane, count, len(worlds)):
-            for left in reversed(range(restarts + 1)):
-                try:
-                    tasks[i] = draw(i, worlds[lane])
-                    break
-                except WorldError as error:
-                    if left == 0:
-                        raise
-                    logger.warning("%s Task %d is drawn again.", error, i + 1)
+            tasks[i] = until_it_lasts(partial(draw, i, worlds[lane]), restarts)
             if progress is not None:
                 progress(len(tasks), count)
 

@@ -7,7 +7,6 @@ low level would, and tell the actor nothing but the next frame.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import shlex
@@ -26,10 +25,8 @@ from selu.errors import ConfigError, TerminalError, WorldError
 from selu.player import VISIBLE_SHARE
 from selu.records import Setup, Task
 from selu.worlds.actions import DONE, Action, parse_action
-from selu.worlds.base import Frame, OracleState, World
+from selu.worlds.base import Frame, OracleState, World, until_it_lasts
 from selu.worlds.vocabulary import SAME_TYPE
-
-logger = logging.getLogger(__name__)
 
 STRIDE = 0.5
 """Metres of one MoveAhead or MoveBack."""
@@ -97,14 +94,7 @@ class ControllerSimulator:
         self._settings = settings
         self._controller: Any = None
         self._seen: Observation | None = None
-        for left in reversed(range(settings.restarts + 1)):
-            try:
-                self._start()
-                break
-            except PlayerLost as error:
-                if left == 0:
-                    raise
-                logger.warning("%s; it is started again", error)
+        until_it_lasts(self._start, settings.restarts, PlayerLost)
         self.description: Mapping[str, Any] = {} if settings.embedded else self._describe()
 
     def _start(self) -> None:

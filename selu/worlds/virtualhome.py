@@ -11,7 +11,6 @@ import base64
 import contextlib
 import io
 import json
-import logging
 import math
 import os
 import select
@@ -33,13 +32,12 @@ from selu.player.virtualhome_homes import type_of_class
 from selu.player.virtualhome_wheel import wheel_module
 from selu.records import Condition, Task
 from selu.worlds.actions import DONE, Action, parse_action
-from selu.worlds.base import PREDICATES, Frame, OracleState, World, holds
+from selu.worlds.base import PREDICATES, Frame, OracleState, World, holds, until_it_lasts
 from selu.worlds.tasks import Draft, Objects, changing
 from selu.worlds.vocabulary import CHARACTER, NAMES, OTHER_NAMES, spoken_name
 
 __all__ = ["VirtualHomeWorld", "in_process", "start_virtualhome"]
 
-logger = logging.getLogger(__name__)
 
 Post = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -145,7 +143,7 @@ def start_virtualhome(settings: WorldSettings) -> VirtualHomeWorld:
         where, player = settings.server, None
     else:
         os.environ.setdefault("NO_PROXY", "127.0.0.1,localhost")  # its client asks a proxy even for loopback
-        told, player = _started(start, settings.restarts)
+        told, player = until_it_lasts(start, settings.restarts)
         client, where = _Client(told, player, start), "127.0.0.1"
     greeting = _Client(client._communication)  # one that does not end a player which is slow to start
     deadline = time.monotonic() + settings.start_timeout
@@ -166,18 +164,6 @@ def start_virtualhome(settings: WorldSettings) -> VirtualHomeWorld:
                     "Start one, or leave world.server unset for the embedded player."
                 ) from error
             time.sleep(_POLL)
-
-
-def _started(start: Callable[[], _Started], restarts: int) -> _Started:
-    """A player, tried again so many times; within an episode a lost one is started again by whoever plays it."""
-    for left in reversed(range(restarts + 1)):
-        try:
-            return start()
-        except WorldError as error:
-            if left == 0:
-                raise
-            logger.warning("%s It is started again.", error)
-    raise AssertionError("there is always a last try")
 
 
 def _description(server: str) -> dict[str, str]:
