@@ -39,11 +39,11 @@ from selu.tasks.rollout import PolicyChoice, freeze_probe, roll_out_shard
 from selu.tasks.stages import Model, Outcome, Shard, Value, shards
 from selu.worlds.tasks import THREE_STEPS, THREE_STEPS_LIMIT, TRAJECTORIES_A_TASK, has_probes, probe_set
 
-__all__ = ["Candidates", "Contestants", "Evaluated", "Learned", "evaluation"]
+__all__ = ["MIXED_POLICIES", "Candidates", "Contestants", "Evaluated", "Learned", "evaluation"]
 
 _SEED = derived_seed(0, "evaluation")
 
-_MIXED_POLICIES = {
+MIXED_POLICIES = {
     "planner": PolicyChoice(kind="planner"),
     "noisy planner": PolicyChoice(kind="planner", noise=0.3),
     "near miss": PolicyChoice(kind="near_miss"),
@@ -156,7 +156,7 @@ def evaluation(
         if critic_episodes:
             recordings: dict[str, Sequence[ArtifactRef]] = {}
             truths: dict[str, Sequence[OracleRef]] = {}
-            for policy_name, policy in _MIXED_POLICIES.items():
+            for policy_name, policy in MIXED_POLICIES.items():
                 label = f"evaluation: {policy_name}, probe {probe}"
                 tasks = -(-critic_episodes // TRAJECTORIES_A_TASK)
                 episodes, oracle = _record(account, workspace, settings, label, name, tasks, policy)
