@@ -208,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tasks", type=int, default=500)
     parser.add_argument("--untrained", action="store_true", help="measure the base model in place of a trained one")
     parser.add_argument("changed", nargs="*", metavar="key=value")
-    told = parser.parse_args(arguments)
+    told = parser.parse_intermixed_args(arguments)
     runs = {
         (item.settings.seed, item.round): item
         for item in finished_rounds(Store(told.data_dir / "store"))
