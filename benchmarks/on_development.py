@@ -1,240 +1,265 @@
-"""What a setting does, on development scenes: one model, fine-tuned anew on what a finished round labelled, and measured.
+"""What runs that practised in the development scenes gained there: the place to choose a setting, away from the probe sets.
 
-    selu learn --rounds 2 tasks.split=development data_dir=DATA_DIR
-    python benchmarks/on_development.py DATA_DIR actor --round 2 actor_finetuning.rank=16
+    cut="evaluation.actor_episodes_a=4 evaluation.critic_episodes_a=4 evaluation.actor_episodes_b=0 \
+         evaluation.critic_episodes_b=0 evaluation.three_step_episodes=0 evaluation.general_questions=0"
+    selu learn --rounds 2 tasks.split=development data_dir=DATA_DIR $cut
+    selu learn --rounds 2 tasks.split=development data_dir=DATA_DIR $cut actor_finetuning.rank=16 actor_finetuning.alpha=32
+    python benchmarks/on_development.py DATA_DIR --round 2
 
-Settings after the command (of `dataset`, `actor_finetuning` or `critic_finetuning`) replace the round's own; without any it
-measures the round's recipe. The actor plays tasks of the development scenes that nobody practised; the critic judges
-trajectories of scripted policies there, directly and by its own questions; both answer general questions about frames of
-these scenes. Nothing of the probe sets is looked at. Whatever is made is kept in DATA_DIR, so that a line that was measured
-costs nothing the second time. Intervals are 95 %, from a bootstrap over scenes.
+The second run makes again only what its setting touches. Each run is told by what sets it apart from the first; its figures
+stand beside those of its base model and of the first run, paired item by item. Actors play, greedily, tasks drawn anew in the
+rooms that were practised; critics judge trajectories of scripted policies there, directly and by questions of their own (an
+unsure one counts half); both answer general questions about frames of these rooms. This script looks at nothing of the probe
+sets; a run evaluates on A and B all the same, as little as `cut` says, which is a look for the log. What was played, judged and
+answered is kept in DATA_DIR. Intervals are 95 %, from a bootstrap over scenes; one seed of a few points decides nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import os
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-import yaml
 from prefect import flow
 
 from selu.base_model.corpus import render_frames
 from selu.base_model.make_general_probe import FRAMES, general_probe
-from selu.config import Settings, TaskSettings, scenes_of_split, validate_settings
-from selu.errors import ConfigError
-from selu.flows.evaluation import MIXED_POLICIES
+from selu.config import TaskSettings, scenes_of_split
+from selu.evaluation import Judged
+from selu.flows.evaluation import MIXED_POLICIES, asking_of_all
 from selu.flows.ledger import Account, one_at_a_time
-from selu.general_probe import GeneralQuestion, general_prompts
+from selu.general_probe import GeneralQuestion
 from selu.records import OracleEpisode
-from selu.rounds import Round, Workspace, finished_rounds
+from selu.rounds import Round, Workspace, figure, finished_rounds, run_folder
 from selu.seeds import derived_seed
-from selu.statistics import Rate, bootstrap_balanced_accuracy, bootstrap_mean
-from selu.store import ArtifactRef, OracleRef, Store, read_table, write_table
-from selu.tasks.datasets import make_actor_dataset, make_critic_dataset
+from selu.statistics import Rate, bootstrap_mean, cluster_bootstrap_difference, without_empty_interval
+from selu.store import ArtifactRef, OracleRef, read_table, write_table
 from selu.tasks.evaluation import freeze_critic_probe
-from selu.tasks.finetuning import finetune_model
+from selu.tasks.general import GeneralAnswer, answer_general_questions
 from selu.tasks.judging import ProbeVerdict, judge_probe, read_probe
 from selu.tasks.rollout import PolicyChoice, draw_tasks, roll_out_shard
 from selu.tasks.stages import Model, Shard, read_episodes, read_oracle, shards
-from selu.worlds.tasks import steps_of
+from selu.worlds.tasks import TRAJECTORIES_A_TASK, kind_of_instruction
 
-Who = Literal["actor", "critic"]
 SEED = derived_seed(0, "on development scenes")
-RESAMPLES = 2_000
-WAYS = ("direct", "self_asking")
-ANSWER_TOKENS = 12
-CHANGEABLE = ("dataset", "actor_finetuning", "critic_finetuning")
+WAYS = {"direct": "critic, direct verdict", "self_asking": "critic, its own questions"}
+SEVERAL = {"two_step": "actor, two steps", "three_step": "actor, three steps"}
+
+Measured = dict[str, dict[str, tuple[str, float]]]
+"""By figure and item: the item's scene, and what it earned, 0..1."""
 
 
-def retrained(account: Account, who: Who, settings: Settings, finished: Round, before: Round | None) -> Model:
-    """The model that fine-tuning makes of the round's labels under other settings."""
-    workspace, number = Workspace.of(settings), finished.round
-    name = f"{who} on development scenes"
-    if who == "actor":
-        made = make_actor_dataset.submit(
-            workspace,
-            Shard(stage=f"{name}: dataset"),
-            number,
-            finished.episodes,
-            finished.rejudgements,
-            finished.rerelabels,
-            before.actor_dataset if before else None,
-            settings.dataset,
-            settings.rollout.history,
-            settings.actor.prompt_style,
-            settings.world.skill_set,
-            derived_seed(settings.seed, "round", number, "actor dataset"),
+class _Scenes:
+    """The tasks, trajectories and questions of the development scenes, for the models of one round."""
+
+    def __init__(self, finished: Round, tasks: int, questions: Path) -> None:
+        self.settings, self.tasks, self.questions = finished.settings, tasks, questions
+        self.workspace, self.account = Workspace.of(finished.settings), Account()
+        self.store = self.workspace.store()
+
+    def played(self, label: str, policy: PolicyChoice) -> tuple[list[ArtifactRef], list[OracleRef]]:
+        """What a policy does with the tasks."""
+        settings = self.settings
+        wanted = TaskSettings(kinds=settings.tasks.kinds, split="development", episodes=self.tasks)
+        drawn = self.account.one(
+            draw_tasks.submit(
+                self.workspace,
+                Shard(stage="development: tasks"),
+                wanted,
+                settings.world,
+                settings.rollout.players,
+                SEED,
+            )
         )
-        base, finetuning = settings.actor, settings.actor_finetuning
-    else:
-        made = make_critic_dataset.submit(
-            workspace,
-            Shard(stage=f"{name}: dataset"),
-            number,
-            finished.episodes,
-            finished.frames,
-            [*finished.judgements, *finished.contrasts],
-            finished.relabels,
-            before.critic_dataset if before else None,
-            settings.dataset,
-            settings.critic.prompt_style,
-            derived_seed(settings.seed, "round", number, "critic dataset"),
+        made = self.account.all(
+            roll_out_shard.submit(self.workspace, shard, drawn.oracle, policy, settings.world, settings.rollout, SEED)
+            for shard in shards(f"development: {label}", self.tasks, settings.rollout.shard_size)
         )
-        base, finetuning = settings.critic, settings.critic_finetuning
-    adapter = account.one(
-        finetune_model.submit(
-            workspace,
-            Shard(stage=name),
-            who,
-            account.one(made).ref,
-            Model(settings=base),
-            finetuning,
-            [],
-            "on_development",
-            derived_seed(settings.seed, "round", number, f"{who} finetuning"),
+        return [item.ref for item in made], [item.oracle for item in made]
+
+    def of_actor(self, actor: Model) -> Measured:
+        """Success, of tasks of one step and of several."""
+        temperature, history = self.settings.evaluation.temperature, self.settings.rollout.history
+        episodes, oracle = self.played("actor", PolicyChoice(model=actor, temperature=temperature, history=history))
+        done = {row.episode_id: row.success is True for row in read_oracle(self.store, oracle)[0]}
+        found: Measured = {"actor, all tasks": {}, "actor, one step": {}}
+        for row in read_episodes(self.store, episodes):
+            name = SEVERAL.get(kind_of_instruction(row.instruction), "actor, one step")
+            for place in ("actor, all tasks", name):
+                found.setdefault(place, {})[row.task_id] = row.scene, float(done[row.episode_id])
+        return found
+
+    def of_critic(self, critic: Model) -> Measured:
+        """What its verdicts earn; the trajectories are balanced, so that the mean is balanced accuracy."""
+        recordings, truths = {}, {}
+        for name, policy in MIXED_POLICIES.items():
+            recordings[name], truths[name] = self.played(name, policy)
+        frozen = self.account.one(
+            freeze_critic_probe.submit(
+                self.workspace,
+                Shard(stage="development: trajectories"),
+                recordings,
+                truths,
+                TRAJECTORIES_A_TASK * self.tasks,
+                SEED,
+            )
         )
-    ).ref
-    return Model(settings=base, adapter=adapter)
-
-
-def played(
-    account: Account, settings: Settings, label: str, count: int, policy: PolicyChoice
-) -> tuple[list[ArtifactRef], list[OracleRef]]:
-    """What a policy does with tasks of the development scenes that no round practises."""
-    workspace = Workspace.of(settings)
-    drawn = TaskSettings(kinds=settings.tasks.kinds, split="development", episodes=count)
-    tasks = account.one(
-        draw_tasks.submit(
-            workspace, Shard(stage=f"{label}: tasks"), drawn, settings.world, settings.rollout.players, SEED
+        judged = self.account.one(
+            judge_probe.submit(
+                self.workspace,
+                Shard(stage="development: critic"),
+                frozen.ref,
+                critic,
+                asking_of_all(self.settings.self_asking),
+                SEED,
+            )
         )
-    )
-    made = account.all(
-        roll_out_shard.submit(workspace, shard, tasks.oracle, policy, settings.world, settings.rollout, SEED)
-        for shard in shards(label, count, settings.rollout.shard_size)
-    )
-    return [item.ref for item in made], [item.oracle for item in made]
+        scenes = {row.episode_id: row.scene for row in read_probe(self.store, frozen.ref)[0]}
+        truth = {
+            row.episode_id: row.success is True
+            for row in read_table(self.store.path(frozen.oracle) / "probe_truth.parquet", OracleEpisode)
+        }
+        found: Measured = {name: {} for name in WAYS.values()}
+        for row in read_table(self.store.path(judged.ref) / "probe_verdicts.parquet", ProbeVerdict):
+            if row.method in WAYS:
+                scene = scenes[row.episode_id]
+                credit = Judged(row.verdict, truth[row.episode_id], scene).credit
+                found[WAYS[row.method]][row.episode_id] = scene, credit
+        return found
 
-
-def of_actor(account: Account, settings: Settings, actor: Model, count: int) -> dict[str, Rate]:
-    """Success, of all tasks and by their kinds."""
-    policy = PolicyChoice(model=actor, history=settings.rollout.history)
-    episodes, oracle = played(account, settings, "development: actor", count, policy)
-    store = Workspace.of(settings).store()
-    known = read_episodes(store, episodes)
-    done = {row.episode_id: row.success is True for row in read_oracle(store, oracle)[0]}
-    two_step = {True: "success, two steps", False: "success, one step"}
-    found = {"success": known} | {
-        name: [row for row in known if (len(steps_of(row.instruction)) > 1) is several]
-        for several, name in two_step.items()
-    }
-    return {
-        name: bootstrap_mean([float(done[row.episode_id]) for row in rows], [row.scene for row in rows], 0, RESAMPLES)
-        for name, rows in found.items()
-        if rows
-    }
-
-
-def of_critic(account: Account, settings: Settings, critic: Model, count: int) -> dict[str, Rate]:
-    """Balanced accuracy of its direct verdict, and of its own questions (unsure counts half)."""
-    workspace = Workspace.of(settings)
-    recordings, truths = {}, {}
-    for name, policy in MIXED_POLICIES.items():
-        recordings[name], truths[name] = played(account, settings, f"development: {name}", count, policy)
-    frozen = account.one(
-        freeze_critic_probe.submit(
-            workspace, Shard(stage="development: trajectories"), recordings, truths, 2 * count, SEED
+    def of_general(self, who: str, model: Model) -> Measured:
+        """Whether it answers general questions exactly right."""
+        asked = read_table(self.questions, GeneralQuestion)
+        answered = self.account.one(
+            answer_general_questions.submit(
+                self.workspace, Shard(stage=f"development: general, {who}"), model, len(asked), self.questions
+            )
         )
-    )
-    judged = account.one(
-        judge_probe.submit(
-            workspace, Shard(stage="development: critic"), frozen.ref, critic, settings.self_asking, SEED
-        )
-    )
-    store = workspace.store()
-    episodes, _ = read_probe(store, frozen.ref)
-    truth = {
-        row.episode_id: row.success is True
-        for row in read_table(store.path(frozen.oracle) / "probe_truth.parquet", OracleEpisode)
-    }
-    said = {
-        (row.method, row.episode_id): {"unsure": 0.5}.get(
-            row.verdict, float((row.verdict == "yes") is truth[row.episode_id])
-        )
-        for row in read_table(store.path(judged.ref) / "probe_verdicts.parquet", ProbeVerdict)
-    }
-    labels, scenes = [truth[row.episode_id] for row in episodes], [row.scene for row in episodes]
-    return {
-        way: bootstrap_balanced_accuracy([said[way, row.episode_id] for row in episodes], labels, scenes, 0, RESAMPLES)
-        for way in WAYS
-    }
-
-
-def of_general(store: Store, model: Model, kept: Path) -> dict[str, Rate]:
-    """Share of general questions that it answers exactly right."""
-    if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_table(
-            kept, general_probe(render_frames(scenes_of_split("development"), FRAMES, SEED), SEED), GeneralQuestion
-        )
-    asked = read_table(kept, GeneralQuestion)
-    replies = model.load(store).generate(general_prompts(asked), max_new_tokens=ANSWER_TOKENS)
-    right = [float(reply.text.strip() == row.answer) for reply, row in zip(replies, asked, strict=True)]
-    return {"general": bootstrap_mean(right, [row.scene for row in asked], 0, RESAMPLES)}
+        replies = read_table(self.store.path(answered.ref) / "general_answers.parquet", GeneralAnswer)
+        right = {
+            str(number): (row.scene, float(reply.text.strip() == row.answer))
+            for number, (row, reply) in enumerate(zip(asked, replies, strict=True))
+        }
+        return {f"general, {who}": right}
 
 
 @flow(name="on development scenes", task_runner=one_at_a_time(), persist_result=False)
-def trial(
-    who: Who, settings: Settings, finished: Round, before: Round | None, count: int, untrained: bool
-) -> dict[str, Rate]:
-    """Fine-tune anew and measure."""
-    account = Account()
-    base = settings.actor if who == "actor" else settings.critic
-    model = Model(settings=base) if untrained else retrained(account, who, settings, finished, before)
-    measured = (of_actor if who == "actor" else of_critic)(account, settings, model, count)
-    workspace = Workspace.of(settings)
-    return measured | of_general(workspace.store(), model, settings.data_dir / "on_development" / "general.parquet")
+def measured(finished: Round, tasks: int, questions: Path, untrained: bool) -> Measured:
+    """The models of a round, or those that its run began with."""
+    scenes, settings = _Scenes(finished, tasks, questions), finished.settings
+    actor = Model(settings=settings.actor, adapter=None if untrained else finished.actor_adapter)
+    critic = Model(settings=settings.critic, adapter=None if untrained else finished.critic_adapter)
+    return (
+        scenes.of_actor(actor)
+        | scenes.of_critic(critic)
+        | scenes.of_general("actor", actor)
+        | scenes.of_general("critic", critic)
+    )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print a line of JSON: what was changed, and each figure with its interval and n."""
+def drawn_questions(data_dir: Path) -> Path:
+    """The general questions about frames of the development scenes, drawn once."""
+    path = data_dir / "on_development" / "general.parquet"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(f".{os.getpid()}")
+        write_table(
+            draft, general_probe(render_frames(scenes_of_split("development"), FRAMES, SEED), SEED), GeneralQuestion
+        )
+        draft.replace(path)
+    return path
+
+
+def told(rate: Rate) -> dict[str, Any] | None:
+    """A figure as JSON, without an interval where all its observations are alike."""
+    return figure(without_empty_interval(rate))
+
+
+def in_points(one: Measured, other: Measured, samples: int) -> dict[str, Any]:
+    """By figure, how much more `one` earned than `other`, paired."""
+    return {
+        name: told(
+            cluster_bootstrap_difference(
+                [other[name][item][1] for item in items],
+                [value for _, value in items.values()],
+                [scene for scene, _ in items.values()],
+                0,
+                samples,
+            )
+        )
+        for name, items in one.items()
+        if name in other and other[name].keys() == items.keys()
+    }
+
+
+def set_apart(finished: Round, first: Round) -> dict[str, Any]:
+    """The settings in which a run differs from another."""
+
+    def flat(item: Round) -> dict[str, Any]:
+        data = item.settings.model_dump(mode="json", exclude={"rounds", "evaluation", "orchestration", "data_dir"})
+        return {
+            f"{section}.{name}" if isinstance(part, dict) else section: value
+            for section, part in data.items()
+            for name, value in (part.items() if isinstance(part, dict) else [("", part)])
+        }
+
+    other = flat(first)
+    return {name: value for name, value in flat(finished).items() if value != other[name]}
+
+
+def main() -> None:
+    """Print a line of JSON for each run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data_dir", type=Path)
-    parser.add_argument("who", choices=("actor", "critic"))
-    parser.add_argument("--round", type=int, default=1)
-    parser.add_argument("--seed", type=int, help="that of the run, where DATA_DIR has several")
-    parser.add_argument("--tasks", type=int, default=500)
-    parser.add_argument("--untrained", action="store_true", help="measure the base model in place of a trained one")
-    parser.add_argument("changed", nargs="*", metavar="key=value")
-    told = parser.parse_intermixed_args(arguments)
-    runs = {
-        (item.settings.seed, item.round): item
-        for item in finished_rounds(Store(told.data_dir / "store"))
-        if item.settings.tasks.split == "development"
-    }
-    seed = told.seed if told.seed is not None else min((seed for seed, _ in runs), default=0)
-    if (seed, told.round) not in runs:
-        parser.error(f"no finished round {told.round} of seed {seed} on development scenes in {told.data_dir}")
-    finished = runs[seed, told.round]
-    data = finished.settings.model_dump(mode="json") | {"data_dir": str(told.data_dir)}
-    for item in told.changed:
-        key, _, value = item.partition("=")
-        section, _, name = key.partition(".")
-        if section not in CHANGEABLE:
-            parser.error(f"{key}: only settings of {', '.join(CHANGEABLE)} can be changed here")
-        data[section][name] = yaml.safe_load(value)
-    try:
-        settings = validate_settings(data)
-    except ConfigError as error:
-        parser.error(str(error))
-    measured = trial(told.who, settings, finished, runs.get((seed, told.round - 1)), told.tasks, told.untrained)
-    figures = {
-        name: {"rate": round(rate.rate, 4), "ci95": [round(rate.low, 4), round(rate.high, 4)], "n": rate.n}
-        for name, rate in measured.items()
-    }
-    print(json.dumps({"who": told.who, "seed": seed, "round": told.round, "changed": told.changed, **figures}))
+    parser.add_argument("--round", type=int, default=1, help="of each run (default 1)")
+    parser.add_argument(
+        "--tasks", type=int, default=500, help="for the actor; the critic judges twice as many (default 500)"
+    )
+    arguments = parser.parse_args()
+    if not (arguments.data_dir / "store").is_dir():
+        parser.error(f"{arguments.data_dir} is no data_dir of a run: it has no store")
+    there = [
+        item
+        for item in finished_rounds(Workspace(data_dir=arguments.data_dir.absolute()).store())
+        if item.settings.tasks.split == "development" and item.settings.world.name == "thor"
+    ]
+    runs = {run_folder(item.settings): item for item in there if item.round == arguments.round}
+    if not runs:
+        known = ", ".join(sorted({f"{item.run} round {item.round}" for item in there})) or "none"
+        parser.error(
+            f"no run in {arguments.data_dir} has a round {arguments.round} on development scenes (there: {known})"
+        )
+    rounds = [
+        item.model_copy(
+            update={"settings": item.settings.model_copy(update={"data_dir": arguments.data_dir.absolute()})}
+        )
+        for item in runs.values()
+    ]
+    first, questions = rounds[0], drawn_questions(arguments.data_dir)
+    of_first: Measured = {}
+    for item in rounds:
+        base, after = (measured(item, arguments.tasks, questions, untrained) for untrained in (True, False))
+        of_first = of_first or after
+        samples = item.settings.evaluation.bootstrap
+        figures = {
+            name: {
+                phase: told(bootstrap_mean([v for _, v in rows.values()], [s for s, _ in rows.values()], 0, samples))
+                for phase, rows in (("base model", base[name]), ("after", after[name]))
+            }
+            for name in after
+        }
+        line: dict[str, Any] = {
+            "run": item.run,
+            "round": item.round,
+            "set_apart": set_apart(item, first),
+            "figures": figures,
+        }
+        line["gain"] = in_points(after, base, samples)
+        if item is not first:
+            line["more_than_first"] = in_points(after, of_first, samples)
+        print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

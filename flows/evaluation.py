@@ -39,7 +39,7 @@ from selu.tasks.rollout import PolicyChoice, freeze_probe, roll_out_shard
 from selu.tasks.stages import Model, Outcome, Shard, Value, shards
 from selu.worlds.tasks import THREE_STEPS, THREE_STEPS_LIMIT, TRAJECTORIES_A_TASK, has_probes, probe_set
 
-__all__ = ["MIXED_POLICIES", "Candidates", "Contestants", "Evaluated", "Learned", "evaluation"]
+__all__ = ["MIXED_POLICIES", "Candidates", "Contestants", "Evaluated", "Learned", "asking_of_all", "evaluation"]
 
 _SEED = derived_seed(0, "evaluation")
 
@@ -52,6 +52,17 @@ MIXED_POLICIES = {
 }
 """Who plays the trajectories that the critic is tested on. The planner is also the actor's ceiling, the random policy
 its floor; near miss and sibling fail by design, in ways that are hard to tell from success."""
+
+
+def asking_of_all(settings: SelfAskingSettings) -> SelfAskingSettings:
+    """How a critic asks itself in an evaluation: alike for every method, whoever judged what it learned from.
+
+    What is set for another judge (its confidence, its votes) is not about questions.
+    """
+    if settings.by == "self_asking":
+        return settings
+    about_questions = {"paraphrases", "agreement", "max_questions", "max_new_tokens"}
+    return SelfAskingSettings.model_validate(settings.model_dump(include=about_questions))
 
 
 class Contestants(Value):
@@ -102,13 +113,7 @@ def evaluation(
     """Evaluate models, and the labels that a round made if `learned` says which; `rejected` ones under that phase."""
     check_settings(settings, ["probes"])
     workspace, sizes = Workspace.of(settings), settings.evaluation
-    asking = settings.self_asking
-    if asking.by != "self_asking":
-        # Every method's critic is asked in the same two ways, whoever judged what it learned from: what is set for
-        # another judge (its confidence, its votes) is not about questions.
-        asking = SelfAskingSettings.model_validate(
-            asking.model_dump(include={"paraphrases", "agreement", "max_questions", "max_new_tokens"})
-        )
+    asking = asking_of_all(settings.self_asking)
     account = Account()
     actor_runs: list[ActorRun] = []
     critic_runs: list[CriticRun] = []

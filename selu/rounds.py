@@ -38,6 +38,7 @@ __all__ = [
     "Workspace",
     "decisions",
     "digests",
+    "figure",
     "find_metric",
     "finished_rounds",
     "gains_from_base",
@@ -371,7 +372,8 @@ def _number(value: float) -> float | None:
     return round(value, 6) if math.isfinite(value) else None
 
 
-def _figure(row: MetricRow | Rate | None) -> dict[str, Any] | None:
+def figure(row: MetricRow | Rate | None) -> dict[str, Any] | None:
+    """A figure as JSON: ``rate``, ``n`` and ``ci95``, null where there is none."""
     if row is None:
         return None
     return {"rate": _number(row.rate), "n": row.n, "ci95": [_number(row.low), _number(row.high)]}
@@ -381,11 +383,11 @@ def _before_and_after(
     rows: Sequence[MetricRow], subject: str, probe: str, method: str, metric: str
 ) -> dict[str, dict[str, Any] | None]:
     figures = {
-        phase: _figure(find_metric(rows, subject=subject, phase=phase, probe=probe, method=method, metric=metric))
+        phase: figure(find_metric(rows, subject=subject, phase=phase, probe=probe, method=method, metric=metric))
         for phase in ("before", "after")
     }
     gain = find_metric(rows, subject=subject, phase="after", probe=probe, method=method, metric=f"{metric}_gain")
-    return figures | {"gain": _figure(gain)}
+    return figures | {"gain": figure(gain)}
 
 
 def _labels(rows: Sequence[MetricRow], phase: str) -> dict[str, Any]:
@@ -459,7 +461,7 @@ def summary(store: Store, finished: Round) -> dict[str, Any]:
         },
         "labels": {
             **_labels(rows, "after"),
-            "before": {**_labels(rows, "before"), "critic_labels": _figure(_critic_labels(rows))},
+            "before": {**_labels(rows, "before"), "critic_labels": figure(_critic_labels(rows))},
         },
         "general": {who: _before_and_after(rows, "general", "A+B", who, "accuracy") for who in ("actor", "critic")},
         "seconds": {stage.name: round(stage.seconds, 3) for stage in finished.stages},
@@ -509,8 +511,8 @@ def decisions(rows: Sequence[MetricRow], finished: Round) -> list[Decision]:
 
 def _decided(item: Decision) -> dict[str, Any]:
     return item.report.model_dump(mode="json") | {
-        "gain": _figure(item.gain),
-        "gain_probe_b": _figure(item.gain_b),
+        "gain": figure(item.gain),
+        "gain_probe_b": figure(item.gain_b),
         "right": item.right,
     }
 
@@ -574,10 +576,10 @@ def _gain_from_base(store: Store, rounds: Sequence[Round]) -> dict[str, Any] | N
         return None
     gains = gains_from_base(store, rounds)
     return {
-        "critic": _figure(gains.get(("critic", "A"))),
-        "critic_probe_b": _figure(gains.get(("critic", "B"))),
-        "actor": _figure(gains.get(("actor", "A"))),
-        "actor_probe_b": _figure(gains.get(("actor", "B"))),
+        "critic": figure(gains.get(("critic", "A"))),
+        "critic_probe_b": figure(gains.get(("critic", "B"))),
+        "actor": figure(gains.get(("actor", "A"))),
+        "actor_probe_b": figure(gains.get(("actor", "B"))),
     }
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from selu.config import EvaluationSettings
 from selu.errors import ArtifactError
 from selu.evaluation import ItemOutcome, MetricRow, Phase, Series, difference_metric, rate_metric
-from selu.general_probe import general_prompts, general_questions, general_questions_digest
+from selu.general_probe import GENERAL_FILE, general_prompts, general_questions, general_questions_digest
 from selu.prompting import prompts_digest, without_full_stop
 from selu.records import Record
 from selu.rounds import Workspace
@@ -51,12 +51,14 @@ class GeneralRun(Value):
 
 
 @stage_task(GENERAL_ANSWERS)
-def answer_general_questions(workspace: Workspace, shard: Shard, model: Model, count: int) -> Made:
-    """Let a model answer the first `count` questions in its own words, greedily.
+def answer_general_questions(
+    workspace: Workspace, shard: Shard, model: Model, count: int, file: Path = GENERAL_FILE
+) -> Made:
+    """Let a model answer the first `count` questions (of the frozen probe, or of another file) in its own words, greedily.
 
     Actor and critic are asked alike: as long as they are one base model, one answers for both.
     """
-    asked = general_questions(count)
+    asked = general_questions(count, file)
 
     def compute(path: Path, report: Meter) -> None:
         style = model.settings.prompt_style
@@ -82,7 +84,7 @@ def answer_general_questions(workspace: Workspace, shard: Shard, model: Model, c
         "general_answers",
         compute,
         config={
-            "questions": general_questions_digest(),
+            "questions": general_questions_digest(file),
             "count": count,
             "model": model_config_of(model.settings),
             "prompts": prompts_digest(),
