@@ -27,7 +27,7 @@ from selu.tasks.hindsight import relabel_episodes
 from selu.tasks.oracle_labels import contrast_by_truth, label_by_truth
 from selu.tasks.reporting import publish_round, write_html_report
 from selu.tasks.rollout import PolicyChoice, draw_tasks, roll_out_shard
-from selu.tasks.self_asking import ask_about_contrasts, ask_about_episodes
+from selu.tasks.self_asking import ask_about_contrasts, ask_about_episodes, ask_about_memories
 from selu.tasks.stages import Made, MadeWithTruth, Model, Sealed, Shard, shards
 
 __all__ = ["learning_round", "round_tags"]
@@ -88,6 +88,7 @@ def learning_round(settings: Settings, round_number: int = 1, previous: Round | 
             judgements=tuple(labels.judgements),
             relabels=tuple(labels.relabels),
             contrasts=tuple(labels.contrasts),
+            memories=tuple(taught_critic.memories),
             rejudgements=tuple(better.judgements),
             rerelabels=tuple(better.relabels),
             critic_dataset=taught_critic.dataset,
@@ -174,6 +175,8 @@ class _Taught:
     dataset: ArtifactRef | None = None
     candidate: ArtifactRef | None = None
     """The adapter that fine-tuning made, whatever the guard said."""
+    memories: tuple[ArtifactRef, ...] = ()
+    """Of the critic: its judgements on pictures of the corpus."""
 
     @property
     def rejected(self) -> Model | None:
@@ -285,9 +288,10 @@ def _label_by_truth(now: _RoundNow, collected: _Collected) -> _Labels:
 def _teach_critic(now: _RoundNow, collected: _Collected, labels: _Labels) -> _Taught:
     """Fine-tune the critic on its own labels. Whether that is taken into use is decided when it has judged again."""
     settings = now.settings
-    dataset = None
+    dataset, remembered = None, tuple[ArtifactRef, ...]()
     with now.ledger.stage("critic_dataset") as stage:
         if settings.critic_finetuning.enabled:
+            remembered = _remember(now, stage, collected)
             dataset = stage.one_if_any(
                 make_critic_dataset.submit(
                     now.workspace,
@@ -301,11 +305,12 @@ def _teach_critic(now: _RoundNow, collected: _Collected, labels: _Labels) -> _Ta
                     settings.dataset,
                     settings.critic.prompt_style,
                     now.seed("critic dataset"),
+                    remembered,
                 )
             )
     with now.ledger.stage("critic_finetuning") as stage:
         if dataset is None:
-            return _Taught(now.before.critic)
+            return _Taught(now.before.critic, memories=remembered)
         adapter = stage.one(
             finetune_model.submit(
                 now.workspace,
@@ -319,7 +324,30 @@ def _teach_critic(now: _RoundNow, collected: _Collected, labels: _Labels) -> _Ta
                 now.seed("critic finetuning"),
             )
         ).ref
-    return _Taught(Model(settings=settings.critic, adapter=adapter), dataset, adapter)
+    return _Taught(Model(settings=settings.critic, adapter=adapter), dataset, adapter, remembered)
+
+
+def _remember(now: _RoundNow, stage: Account, collected: _Collected) -> tuple[ArtifactRef, ...]:
+    """The critic's judgements on pictures of its corpus. They are made once, as it begins: what it was taught since makes it
+    no better at questions."""
+    settings = now.settings
+    if now.previous is not None:
+        return now.previous.memories
+    if not settings.dataset.memories or settings.self_asking.by in ("deeds", "oracle"):
+        return ()  # neither deeds nor the truth say anything of a picture that nobody played for
+    made = stage.all(
+        ask_about_memories.submit(
+            now.workspace,
+            shard,
+            settings.dataset,
+            collected.episodes,
+            now.before.critic,
+            settings.self_asking,
+            now.seed("memories"),
+        )
+        for shard in shards("critic dataset: memories", settings.dataset.memories, settings.rollout.shard_size)
+    )
+    return tuple(item.ref for item in made)
 
 
 def _judge_again(

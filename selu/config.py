@@ -386,6 +386,13 @@ class DatasetSettings(_Section):
         "from scenes that nobody practises in (columns prompt, completion, images; kind `act` marks demonstrations); unset: "
         "the embedded model's",
     )
+    memories: int = Field(
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="pictures of the corpus about which the critic, as it begins, judges instructions too, so that it learns "
+        "verdicts on more things than practice shows it; 0: none",
+    )
     negatives_per_positive: float = Field(
         default=1.0, ge=0.0, le=100.0, description="`no` rows kept for each `yes` row in the critic's dataset"
     )

@@ -107,7 +107,8 @@ def contrast_claims(
         return []
     quarter = max(1, per_episode // 4)
     judged = {Claim(verdict.episode_id, verdict.frame_index, verdict.instruction) for verdict in verdicts}
-    own: dict[str, set[str]] = {episode.episode_id: {episode.instruction} for episode in episodes}
+    # Of a picture that nobody played for (:mod:`selu.memories`) there is no instruction.
+    own: dict[str, set[str]] = {episode.episode_id: {episode.instruction} - {""} for episode in episodes}
     for row in relabels:
         judged.add(Claim(row.episode_id, row.frame_index, row.instruction))
         if row.accepted and row.episode_id in own:

@@ -154,6 +154,7 @@ class Round(_Part):
     judgements: tuple[ArtifactRef, ...] = Field(description="questions, answers and verdicts of the first judging")
     relabels: tuple[ArtifactRef, ...] = Field(description="of the first judging")
     contrasts: tuple[ArtifactRef, ...] = Field(description="further judgements that balance the critic's dataset")
+    memories: tuple[ArtifactRef, ...] = Field(default=(), description="judgements on pictures of the corpus")
     rejudgements: tuple[ArtifactRef, ...] = Field(description="by the improved critic")
     rerelabels: tuple[ArtifactRef, ...] = Field(description="by the improved critic")
     critic_dataset: ArtifactRef | None = Field(description="None: the critic was not fine-tuned")
@@ -198,6 +199,8 @@ def _shaping(settings: Settings, but: set[str]) -> str:
     """Settings without those that say where results go, how many rounds there are and who runs them."""
     left_out: dict[str, Any] = dict.fromkeys(("data_dir", "rounds", "report_to", "orchestration", *but), True)
     left_out |= {key: {"checkpoint_steps"} for key in ("actor_finetuning", "critic_finetuning")}
+    if not settings.dataset.memories:
+        left_out["dataset"] = {"memories"}  # which runs that were recorded before there were any do not name
     return json.dumps(settings.model_dump(mode="json", exclude=left_out), sort_keys=True)
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from selu.config import DatasetSettings
 from selu.errors import ArtifactError, ConfigError, NothingToLearn
 from selu.prompting import PromptStyle, prompts_digest
-from selu.records import Answer, Question, Relabel, Verdict
+from selu.records import Answer, Episode, Frame, Question, Relabel, Verdict
 from selu.rounds import Workspace
 from selu.store import ArtifactRef, Json, Store, write_table
 from selu.tasks.frames import read_selected_frames
@@ -34,7 +34,16 @@ if TYPE_CHECKING:
 
     from selu.datasets import DatasetCard
 
-__all__ = ["ACTORS_ALONE", "corpus_of", "make_actor_dataset", "make_critic_dataset", "read_dataset", "replay_digest"]
+__all__ = [
+    "ACTORS_ALONE",
+    "corpus_digest",
+    "corpus_of",
+    "make_actor_dataset",
+    "make_critic_dataset",
+    "read_dataset",
+    "rehearsed",
+    "replay_digest",
+]
 
 _MODULES = (
     "selu.datasets.rows",
@@ -75,10 +84,8 @@ def corpus_of(dataset: DatasetSettings) -> Path:
     return dataset.corpus or REPLAY_FILE
 
 
-def replay_digest(dataset: DatasetSettings) -> str | None:
-    """Hash of the frozen corpus that is rehearsed, None if none is."""
-    if dataset.replay == 0:
-        return None
+def corpus_digest(dataset: DatasetSettings) -> str:
+    """Hash of the frozen corpus. Raises ConfigError if it cannot be read."""
     path = corpus_of(dataset)
     try:
         with path.open("rb") as file:
@@ -86,17 +93,24 @@ def replay_digest(dataset: DatasetSettings) -> str | None:
     except OSError as error:
         raise ConfigError(
             f"the corpus to rehearse from cannot be read ({path}: {error.strerror}); reinstall the project, set "
-            "dataset.corpus to another, or set dataset.replay=0 to train without rehearsal"
+            "dataset.corpus to another, or set dataset.replay=0 (and dataset.memories=0) to train without it"
         ) from error
 
 
-def _replay(dataset: DatasetSettings) -> datasets.Dataset | None:
-    if dataset.replay == 0:
-        return None
+def replay_digest(dataset: DatasetSettings) -> str | None:
+    """Hash of the frozen corpus that is rehearsed, None if none is."""
+    return None if dataset.replay == 0 else corpus_digest(dataset)
+
+
+def rehearsed(dataset: DatasetSettings) -> datasets.Dataset:
+    """The corpus without the rows that are kept back for the guard of the critic."""
     from selu.base_model.packaging import load_replay, split_replay
 
-    # The rest is kept for the guard of the critic.
     return split_replay(load_replay(corpus_of(dataset)))[0]
+
+
+def _replay(dataset: DatasetSettings) -> datasets.Dataset | None:
+    return None if dataset.replay == 0 else rehearsed(dataset)
 
 
 def _save(path: Path, rows: datasets.Dataset, config: Literal["actor", "critic"], card: DatasetCard) -> None:
@@ -157,12 +171,13 @@ def make_critic_dataset(
     dataset: DatasetSettings,
     style: PromptStyle,
     seed: int,
+    remembered: Sequence[ArtifactRef] = (),
 ) -> Made:
     """The critic's dataset version of a round (None: of recordings), out of all shards; `previous` is that of the round
-    before."""
+    before, `remembered` are verdicts on memories with their pictures."""
     recipe: dict[str, Json] = {
-        # Of the corpus the content counts, wherever it lies.
-        "dataset": dataset.model_dump(mode="json", exclude={"corpus", *ACTORS_ALONE}),
+        # Of the corpus the content counts, wherever it lies; of memories, what is given.
+        "dataset": dataset.model_dump(mode="json", exclude={"corpus", "memories", *ACTORS_ALONE}),
         "replay": replay_digest(dataset),
         "prompts": prompts_digest(),
         "style": style,
@@ -175,12 +190,16 @@ def make_critic_dataset(
         from selu.datasets import critic_rows
 
         store = workspace.store()
+        asked, judged = [*judgements, *remembered, *relabels], [*judgements, *remembered]
         rows = critic_rows(
-            read_episodes(store, episodes),
-            read_selected_frames(store, episodes, frames),
-            read_all(store, [*judgements, *relabels], "questions", Question),
-            read_all(store, [*judgements, *relabels], "answers", Answer),
-            read_all(store, judgements, "verdicts", Verdict),
+            [*read_episodes(store, episodes), *read_all(store, remembered, "memory_episodes", Episode)],
+            [
+                *read_selected_frames(store, episodes, frames),
+                *read_all(store, remembered, "memory_frames", Frame),
+            ],
+            read_all(store, asked, "questions", Question),
+            read_all(store, asked, "answers", Answer),
+            read_all(store, judged, "verdicts", Verdict),
             read_all(store, relabels, "relabels", Relabel),
             dataset,
             seed=seed,
@@ -189,7 +208,9 @@ def make_critic_dataset(
             previous=read_dataset(store, earlier[0], "critic") if earlier else None,
         )
         _refuse_nothing(rows, "critic")
-        parents = _parents(episodes=episodes, judgements=judgements, relabels=relabels, previous=earlier)
+        parents = _parents(
+            episodes=episodes, judgements=judgements, memories=remembered, relabels=relabels, previous=earlier
+        )
         _save(path, rows, "critic", _card("critic", round_number, recipe, parents))
 
     return make(
@@ -199,7 +220,7 @@ def make_critic_dataset(
         "critic_dataset",
         compute,
         config=recipe,
-        inputs=[*episodes, *frames, *judgements, *relabels, *earlier],
+        inputs=[*episodes, *frames, *judgements, *relabels, *earlier, *remembered],
     )
 
 

@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from selu.config import SelfAskingSettings
+from selu.config import DatasetSettings, SelfAskingSettings
 from selu.contrasts import contrast_claims
+from selu.memories import memories
 from selu.prompting import prompts_digest
-from selu.records import Answer, Question, Relabel, Verdict
+from selu.records import Answer, Episode, Frame, Question, Relabel, Verdict
 from selu.rounds import Workspace
 from selu.store import ArtifactRef, write_table
+from selu.tasks.datasets import corpus_digest, rehearsed
 from selu.tasks.frames import read_selected_frames
 from selu.tasks.progress import Meter
 from selu.tasks.stages import (
@@ -28,7 +30,7 @@ from selu.tasks.stages import (
 )
 from selu.verdicts import ask
 
-__all__ = ["ask_about_contrasts", "ask_about_episodes"]
+__all__ = ["ask_about_contrasts", "ask_about_episodes", "ask_about_memories"]
 
 _MODULES = (
     "selu.questions",
@@ -41,6 +43,9 @@ _MODULES = (
 )
 SELF_ASKING = Stage(name="self-asking", version=3, modules=_MODULES, on_gpu=True)
 CONTRASTS = Stage(name="contrasts", version=3, modules=("selu.contrasts", *_MODULES), on_gpu=True)
+MEMORIES = Stage(name="memories", version=1, modules=("selu.memories", "selu.contrasts", *_MODULES), on_gpu=True)
+_CLAIMS_A_MEMORY = 8
+"""At most: half as many as about an episode, which has several frames."""
 
 
 def _write(path: Path, rows: tuple[list[Question], list[Answer], list[Verdict]]) -> None:
@@ -159,5 +164,70 @@ def ask_about_contrasts(
             "seed": seed,
         },
         inputs=[episodes, frames, *judgements, *relabels, *everything],
+        models=[critic],
+    )
+
+
+@stage_task(MEMORIES)
+def ask_about_memories(
+    workspace: Workspace,
+    shard: Shard,
+    dataset: DatasetSettings,
+    everything: Sequence[ArtifactRef],
+    critic: Model,
+    self_asking: SelfAskingSettings,
+    seed: int,
+) -> Made:
+    """Judge instructions on a shard of `dataset.memories` pictures of the corpus; they are stored beside the verdicts.
+
+    `everything` are the round's episodes, for their instructions.
+    """
+
+    def compute(path: Path, report: Meter) -> None:
+        store = workspace.store()
+        known, seen = memories(rehearsed(dataset), dataset.memories, seed)
+        known, seen = known[shard.start : shard.stop], seen[shard.start : shard.stop]
+        model, whole = critic.load(store), len(known)
+        claims = contrast_claims(
+            known,
+            seen,
+            [],
+            [],
+            model,
+            instructions=[episode.instruction for episode in read_episodes(store, everything)],
+            per_episode=_CLAIMS_A_MEMORY,
+            seed=seed,
+            progress=lambda share: report(int(0.3 * share * whole), whole),
+        )
+        _write(
+            path,
+            ask(
+                known,
+                seen,
+                model,
+                self_asking,
+                claims=claims,
+                progress=lambda done, of: report(int(0.3 * of + 0.7 * done), of),
+            ),
+        )
+        write_table(path / "memory_episodes.parquet", known, Episode)
+        write_table(path / "memory_frames.parquet", seen, Frame)
+
+    return make(
+        workspace,
+        MEMORIES,
+        shard,
+        "judgements",
+        compute,
+        config={
+            "memories": dataset.memories,
+            "corpus": corpus_digest(dataset),
+            "self_asking": self_asking.model_dump(mode="json"),
+            "critic": model_config_of(critic.settings),
+            "prompts": prompts_digest(),
+            "shard": [shard.start, shard.stop],
+            "seed": seed,
+        },
+        inputs=everything,
         models=[critic],
     )

@@ -7,6 +7,7 @@ rows rehearses the base model's frozen corpus.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -18,6 +19,7 @@ import datasets
 from selu.config import DatasetSettings
 from selu.datasets.rows import Row, assemble, own_room, rank, take
 from selu.frames import FrameTable
+from selu.memories import MEMORY
 from selu.prompting import PromptStyle, ask_prompt, is_yes_no, question_prompt, verdict_prompt
 from selu.records import Answer, Episode, Frame, Question, Relabel, Verdict
 
@@ -63,6 +65,7 @@ def critic_rows(
     asking = sorted(_asking_rows(known, table, verdicts, style), key=lambda row: _row_rank(seed, row))
     own += take([[row] for row in asking], share // 2)
     own += take(units, share - min(len(asking), share // 2))
+    own = [dataclasses.replace(row, source=MEMORY) if row.episode.policy == MEMORY else row for row in own]
     return assemble(own, settings, seed, replay, previous)
 
 

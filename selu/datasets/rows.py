@@ -18,6 +18,7 @@ from pydantic import Field
 
 from selu.config import DatasetSettings
 from selu.errors import ArtifactError
+from selu.memories import MEMORY
 from selu.records import Episode, Record
 from selu.worlds.tasks import verbs_of
 
@@ -52,8 +53,8 @@ class Lineage(Record):
 
     row: int
     source: str = Field(
-        description="verdict, relabel, before_relabel, before_deed, question, asking, step, start, composed, recovery, done or "
-        "rehearsal"
+        description="verdict, relabel, before_relabel, before_deed, question, asking, memory, step, start, composed, recovery, "
+        "done or rehearsal"
     )
     instruction: str
     scene: str
@@ -154,11 +155,11 @@ def assemble(
     replay: datasets.Dataset | None,
     previous: datasets.Dataset | None,
 ) -> datasets.Dataset:
-    """Own rows, earlier ones and rehearsal in one seeded order."""
+    """Own rows, earlier ones and rehearsal in one seeded order. Memories are among the own rows of every round."""
     rows = [row.columns() for row in own]
     generator = np.random.default_rng(np.random.SeedSequence(seed))
     if previous is not None and settings.reuse_previous_rounds:
-        kept = [index for index, source in enumerate(previous["source"]) if source != REHEARSAL]
+        kept = [index for index, source in enumerate(previous["source"]) if source not in (REHEARSAL, MEMORY)]
         kept = sorted(generator.permutation(kept)[: max(0, own_room(settings) - len(rows))].tolist())
         rows += _plain(previous, kept, None)
     if replay is not None and settings.replay > 0:

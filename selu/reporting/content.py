@@ -428,6 +428,7 @@ _ROLES: tuple[tuple[str, str], ...] = (
     ("judgements", "first judging"),
     ("relabels", "relabels of the first judging"),
     ("contrasts", "further judgements"),
+    ("memories", "judgements on memories"),
     ("critic_dataset", "critic's dataset version"),
     ("critic_candidate", "critic's new adapter"),
     ("critic_adapter", "critic's adapter in use"),

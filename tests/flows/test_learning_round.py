@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -16,10 +17,13 @@ from numpy.typing import NDArray
 import selu.models
 from selu.catalog import Catalog
 from selu.config import ModelSettings, Settings
+from selu.datasets import FEATURES, Lineage
 from selu.errors import ConfigError, TerminalError, WorldError
 from selu.flows.learning_round import learning_round
 from selu.flows.self_learning import self_learning
+from selu.frames import decode_picture, encode_picture
 from selu.models.base import Prompt, Reply
+from selu.records import Frame
 from selu.reporting import report_path
 from selu.reporting.content import gather
 from selu.rounds import (
@@ -32,6 +36,7 @@ from selu.rounds import (
     run_summary,
     summary,
 )
+from selu.store import read_table
 from tests.dummy_world import SeeingModel, small_settings
 
 pytestmark = pytest.mark.usefixtures("dummies")
@@ -340,6 +345,38 @@ def test_what_guards_refuse_is_not_taken_into_use_and_two_such_rounds_end_it(
     unguarded = learning_round(small_settings(tmp_path, small_model, guard={"enabled": False}))
     assert unguarded.guards == ()
     assert unguarded.critic_adapter == rounds[0].critic_candidate
+
+
+def test_memories_are_judged_once_and_teach_the_critic_of_every_round(again: tuple[Settings, Round]) -> None:
+    settings, made = again
+    store = Workspace.of(settings).store()
+    frames = [row for ref in made.episodes for row in read_table(store.path(ref) / "frames.parquet", Frame)]
+    pictures = [decode_picture(frame.image).copy() for frame in frames]
+    for picture in pictures:
+        picture[0, 0] = 7  # the same sights, but none of practice
+    corpus = datasets.Dataset.from_dict(
+        {
+            "prompt": [[{"role": "user", "content": "What is open?"}]] * len(frames),
+            "completion": [[{"role": "assistant", "content": "nothing"}]] * len(frames),
+            "images": [[{"bytes": encode_picture(picture), "path": None}] for picture in pictures],
+        },
+        features=datasets.Features({name: FEATURES[name] for name in ("prompt", "completion", "images")}),
+    )
+    corpus.to_parquet(settings.data_dir / "corpus.parquet")
+    data = settings.model_dump(mode="json")
+    data["dataset"] |= {"memories": 4, "corpus": str(settings.data_dir / "corpus.parquet")}
+    remembering = Settings.model_validate(data)
+    first = learning_round(remembering)
+    second = learning_round(remembering, 2, first)
+    # What was played is what was played without them, and the labels of the actor's own trajectories are, too.
+    assert (first.episodes, first.judgements, first.contrasts) == (made.episodes, made.judgements, made.contrasts)
+    assert made.memories == ()
+    assert first.memories == second.memories != ()
+    for item in (first, second):
+        assert item.critic_dataset is not None
+        rows = read_table(store.path(item.critic_dataset) / "critic_rows.parquet", Lineage)
+        assert "memory" in {row.source for row in rows}
+    assert summary(store, first)["labels"]["before"] == summary(store, made)["labels"]["before"]
 
 
 def test_more_probe_tasks_than_there_are_is_said(again: tuple[Settings, Round]) -> None:
