@@ -7,11 +7,12 @@
     python benchmarks/on_development.py DATA_DIR --round 2
 
 The second run makes again only what its setting touches. Each run is told by what sets it apart from the first; its figures
-stand beside those of its base model and of the first run, paired item by item. Actors play, greedily, tasks drawn anew in the
-rooms that were practised; critics judge trajectories of scripted policies there, directly and by questions of their own (an
-unsure one counts half); both answer general questions about frames of these rooms. This script looks at nothing of the probe
-sets; a run evaluates on A and B all the same, as little as `cut` says, which is a look for the log. What was played, judged and
-answered is kept in DATA_DIR. Intervals are 95 %, from a bootstrap over scenes; one seed of a few points decides nothing.
+stand beside those of its base model and of the run that finished first, paired item by item. Actors play, greedily, tasks drawn
+anew in all development scenes (the rooms that were practised, perhaps from a start that was practised, too); critics judge
+trajectories of scripted policies there, directly and by questions of their own (an unsure one counts half); both answer general
+questions about frames of these rooms. This script looks at nothing of the probe sets; a run evaluates on A all the same, as
+little as `cut` says, which is a look for the log. What was played, judged and answered is kept in DATA_DIR. Intervals are 95 %,
+from a bootstrap over scenes; one seed of a few points decides nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from selu.flows.evaluation import MIXED_POLICIES, asking_of_all
 from selu.flows.ledger import Account, one_at_a_time
 from selu.general_probe import GeneralQuestion
 from selu.records import OracleEpisode
-from selu.rounds import Round, Workspace, figure, finished_rounds, run_folder
+from selu.rounds import Round, Workspace, figure, finished_rounds, run_folder, same_training
 from selu.seeds import derived_seed
 from selu.statistics import Rate, bootstrap_mean, cluster_bootstrap_difference, without_empty_interval
 from selu.store import ArtifactRef, OracleRef, read_table, write_table
@@ -81,8 +82,8 @@ class _Scenes:
 
     def of_actor(self, actor: Model) -> Measured:
         """Success, of tasks of one step and of several."""
-        temperature, history = self.settings.evaluation.temperature, self.settings.rollout.history
-        episodes, oracle = self.played("actor", PolicyChoice(model=actor, temperature=temperature, history=history))
+        policy = PolicyChoice(model=actor, history=self.settings.rollout.history)
+        episodes, oracle = self.played("actor", policy)
         done = {row.episode_id: row.success is True for row in read_oracle(self.store, oracle)[0]}
         found: Measured = {"actor, all tasks": {}, "actor, one step": {}}
         for row in read_episodes(self.store, episodes):
@@ -225,7 +226,12 @@ def main() -> None:
         for item in finished_rounds(Workspace(data_dir=arguments.data_dir.absolute()).store())
         if item.settings.tasks.split == "development" and item.settings.world.name == "thor"
     ]
-    runs = {run_folder(item.settings): item for item in there if item.round == arguments.round}
+    runs: dict[str, Round] = {}
+    for item in there:
+        if item.round == arguments.round and not any(
+            same_training(item.settings, one.settings) for one in runs.values()
+        ):
+            runs[run_folder(item.settings)] = item
     if not runs:
         known = ", ".join(sorted({f"{item.run} round {item.round}" for item in there})) or "none"
         parser.error(

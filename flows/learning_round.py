@@ -18,6 +18,7 @@ from selu.rounds import Round, Workspace, new_round, run_folder, run_name, save_
 from selu.seeds import derived_seed
 from selu.store import ArtifactRef, OracleRef
 from selu.tasks.checks import check_models, check_settings
+from selu.tasks.corpus_pictures import ask_about_corpus_pictures, draw_corpus_pictures
 from selu.tasks.datasets import corpus_of, make_actor_dataset, make_critic_dataset
 from selu.tasks.evaluation import LabelRun
 from selu.tasks.finetuning import finetune_model
@@ -27,7 +28,7 @@ from selu.tasks.hindsight import relabel_episodes
 from selu.tasks.oracle_labels import contrast_by_truth, label_by_truth
 from selu.tasks.reporting import publish_round, write_html_report
 from selu.tasks.rollout import PolicyChoice, draw_tasks, roll_out_shard
-from selu.tasks.self_asking import ask_about_contrasts, ask_about_episodes, ask_about_memories
+from selu.tasks.self_asking import ask_about_contrasts, ask_about_episodes
 from selu.tasks.stages import Made, MadeWithTruth, Model, Sealed, Shard, shards
 
 __all__ = ["learning_round", "round_tags"]
@@ -88,7 +89,8 @@ def learning_round(settings: Settings, round_number: int = 1, previous: Round | 
             judgements=tuple(labels.judgements),
             relabels=tuple(labels.relabels),
             contrasts=tuple(labels.contrasts),
-            memories=tuple(taught_critic.memories),
+            corpus_pictures=labels.pictures,
+            corpus_judgements=tuple(labels.on_pictures),
             rejudgements=tuple(better.judgements),
             rerelabels=tuple(better.relabels),
             critic_dataset=taught_critic.dataset,
@@ -164,6 +166,10 @@ class _Labels:
     judgements: list[ArtifactRef]
     relabels: list[ArtifactRef]
     contrasts: list[ArtifactRef] = field(default_factory=list)
+    pictures: ArtifactRef | None = None
+    """Of the critic's corpus."""
+    on_pictures: list[ArtifactRef] = field(default_factory=list)
+    """Judgements on these."""
 
 
 @dataclass(frozen=True)
@@ -175,8 +181,6 @@ class _Taught:
     dataset: ArtifactRef | None = None
     candidate: ArtifactRef | None = None
     """The adapter that fine-tuning made, whatever the guard said."""
-    memories: tuple[ArtifactRef, ...] = ()
-    """Of the critic: its judgements on pictures of the corpus."""
 
     @property
     def rejected(self) -> Model | None:
@@ -249,7 +253,39 @@ def _label(now: _RoundNow, collected: _Collected) -> _Labels:
                 claimed, collected.trajectories, judged, relabeled, strict=False
             )
         )
-    return _Labels(judged, relabeled, [made.ref for made in contrasted])
+        pictures, on_pictures = _label_corpus(now, stage, collected) if claimed else (None, [])
+    return _Labels(judged, relabeled, [made.ref for made in contrasted], pictures, on_pictures)
+
+
+def _label_corpus(
+    now: _RoundNow, stage: Account, collected: _Collected
+) -> tuple[ArtifactRef | None, list[ArtifactRef]]:
+    """The critic's judgements on pictures of its corpus.
+
+    They are made once in a run, by the critic before its first fine-tuning, which makes it no better at questions.
+    """
+    settings, previous = now.settings, now.previous
+    if not settings.dataset.corpus_pictures:
+        return None, []
+    if previous is not None and previous.corpus_pictures is not None:
+        return previous.corpus_pictures, list(previous.corpus_judgements)
+    seed = derived_seed(settings.seed, "corpus pictures")
+    drawn = stage.one(
+        draw_corpus_pictures.submit(now.workspace, Shard(stage="corpus pictures"), settings.dataset, seed)
+    )
+    judged = stage.all(
+        ask_about_corpus_pictures.submit(
+            now.workspace,
+            shard,
+            drawn.ref,
+            collected.episodes,
+            Model(settings=settings.critic),
+            settings.self_asking,
+            seed,
+        )
+        for shard in shards("hindsight: corpus pictures", drawn.count, settings.rollout.shard_size)
+    )
+    return drawn.ref, [made.ref for made in judged]
 
 
 def _label_by_truth(now: _RoundNow, collected: _Collected) -> _Labels:
@@ -288,10 +324,9 @@ def _label_by_truth(now: _RoundNow, collected: _Collected) -> _Labels:
 def _teach_critic(now: _RoundNow, collected: _Collected, labels: _Labels) -> _Taught:
     """Fine-tune the critic on its own labels. Whether that is taken into use is decided when it has judged again."""
     settings = now.settings
-    dataset, remembered = None, tuple[ArtifactRef, ...]()
+    dataset = None
     with now.ledger.stage("critic_dataset") as stage:
         if settings.critic_finetuning.enabled:
-            remembered = _remember(now, stage, collected)
             dataset = stage.one_if_any(
                 make_critic_dataset.submit(
                     now.workspace,
@@ -305,12 +340,13 @@ def _teach_critic(now: _RoundNow, collected: _Collected, labels: _Labels) -> _Ta
                     settings.dataset,
                     settings.critic.prompt_style,
                     now.seed("critic dataset"),
-                    remembered,
+                    labels.pictures,
+                    labels.on_pictures,
                 )
             )
     with now.ledger.stage("critic_finetuning") as stage:
         if dataset is None:
-            return _Taught(now.before.critic, memories=remembered)
+            return _Taught(now.before.critic)
         adapter = stage.one(
             finetune_model.submit(
                 now.workspace,
@@ -324,30 +360,7 @@ def _teach_critic(now: _RoundNow, collected: _Collected, labels: _Labels) -> _Ta
                 now.seed("critic finetuning"),
             )
         ).ref
-    return _Taught(Model(settings=settings.critic, adapter=adapter), dataset, adapter, remembered)
-
-
-def _remember(now: _RoundNow, stage: Account, collected: _Collected) -> tuple[ArtifactRef, ...]:
-    """The critic's judgements on pictures of its corpus. They are made once, as it begins: what it was taught since makes it
-    no better at questions."""
-    settings = now.settings
-    if now.previous is not None:
-        return now.previous.memories
-    if not settings.dataset.memories or settings.self_asking.by in ("deeds", "oracle"):
-        return ()  # neither deeds nor the truth say anything of a picture that nobody played for
-    made = stage.all(
-        ask_about_memories.submit(
-            now.workspace,
-            shard,
-            settings.dataset,
-            collected.episodes,
-            now.before.critic,
-            settings.self_asking,
-            now.seed("memories"),
-        )
-        for shard in shards("critic dataset: memories", settings.dataset.memories, settings.rollout.shard_size)
-    )
-    return tuple(item.ref for item in made)
+    return _Taught(Model(settings=settings.critic, adapter=adapter), dataset, adapter)
 
 
 def _judge_again(

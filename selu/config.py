@@ -386,12 +386,12 @@ class DatasetSettings(_Section):
         "from scenes that nobody practises in (columns prompt, completion, images; kind `act` marks demonstrations); unset: "
         "the embedded model's",
     )
-    memories: int = Field(
+    corpus_pictures: int = Field(
         default=0,
         ge=0,
         le=1_000_000,
-        description="pictures of the corpus about which the critic, as it begins, judges instructions too, so that it learns "
-        "verdicts on more things than practice shows it; 0: none",
+        description="pictures of the corpus on which the critic, before its first fine-tuning, judges instructions too; it "
+        "learns from these verdicts beside what `max_rows` allows; 0: none",
     )
     negatives_per_positive: float = Field(
         default=1.0, ge=0.0, le=100.0, description="`no` rows kept for each `yes` row in the critic's dataset"
@@ -1181,6 +1181,11 @@ def _missing_files(settings: Settings) -> Iterator[str]:
     instructions = settings.tasks.instructions
     if instructions is not None and not instructions.is_file():
         yield f"tasks.instructions: no such file: {instructions}"
+    if settings.dataset.corpus_pictures and settings.dataset.corpus is None and settings.critic.path != "embedded":
+        yield (
+            f"dataset.corpus_pictures={settings.dataset.corpus_pictures} wants pictures that the critic was trained on, and of "
+            f"critic.path={settings.critic.path} no corpus is named; set dataset.corpus, or dataset.corpus_pictures=0"
+        )
     if settings.dataset.corpus is not None and not settings.dataset.corpus.is_file():
         yield f"dataset.corpus: no such file: {settings.dataset.corpus}"
     elif settings.dataset.corpus is not None:

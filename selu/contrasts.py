@@ -107,7 +107,7 @@ def contrast_claims(
         return []
     quarter = max(1, per_episode // 4)
     judged = {Claim(verdict.episode_id, verdict.frame_index, verdict.instruction) for verdict in verdicts}
-    # Of a picture that nobody played for (:mod:`selu.memories`) there is no instruction.
+    # A picture of the corpus has no instruction of its own (:mod:`selu.corpus_pictures`).
     own: dict[str, set[str]] = {episode.episode_id: {episode.instruction} - {""} for episode in episodes}
     for row in relabels:
         judged.add(Claim(row.episode_id, row.frame_index, row.instruction))

@@ -340,7 +340,7 @@ def critic_label_metrics(
     *,
     truth_of: TruthOf = truth_of_instruction,
 ) -> list[MetricRow]:
-    """false_rate_critic_labels: share of false ones among all that the critic's dataset is drawn from.
+    """false_rate_critic_labels: share of false ones among all on played episodes that the critic's dataset is drawn from.
 
     These are accepted verdicts of either kind, under any instruction and at any frame (contrasts too), and accepted
     relabels. A verdict whose truth is unknown is left out; a relabel whose truth `truth_of` does not know counts as false.

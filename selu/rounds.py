@@ -154,7 +154,8 @@ class Round(_Part):
     judgements: tuple[ArtifactRef, ...] = Field(description="questions, answers and verdicts of the first judging")
     relabels: tuple[ArtifactRef, ...] = Field(description="of the first judging")
     contrasts: tuple[ArtifactRef, ...] = Field(description="further judgements that balance the critic's dataset")
-    memories: tuple[ArtifactRef, ...] = Field(default=(), description="judgements on pictures of the corpus")
+    corpus_pictures: ArtifactRef | None = Field(default=None, description="pictures of the critic's corpus; None: none")
+    corpus_judgements: tuple[ArtifactRef, ...] = Field(default=(), description="the critic's, on these pictures")
     rejudgements: tuple[ArtifactRef, ...] = Field(description="by the improved critic")
     rerelabels: tuple[ArtifactRef, ...] = Field(description="by the improved critic")
     critic_dataset: ArtifactRef | None = Field(description="None: the critic was not fine-tuned")
@@ -199,8 +200,8 @@ def _shaping(settings: Settings, but: set[str]) -> str:
     """Settings without those that say where results go, how many rounds there are and who runs them."""
     left_out: dict[str, Any] = dict.fromkeys(("data_dir", "rounds", "report_to", "orchestration", *but), True)
     left_out |= {key: {"checkpoint_steps"} for key in ("actor_finetuning", "critic_finetuning")}
-    if not settings.dataset.memories:
-        left_out["dataset"] = {"memories"}  # which runs that were recorded before there were any do not name
+    if not settings.dataset.corpus_pictures:
+        left_out["dataset"] = {"corpus_pictures"}  # so that folders of runs from before this setting keep their names
     return json.dumps(settings.model_dump(mode="json", exclude=left_out), sort_keys=True)
 
 
@@ -433,7 +434,8 @@ def summary(store: Store, finished: Round) -> dict[str, Any]:
     critic, which train the actor; those of the critic as it was stand under ``before``. Of these, ``n`` counts labels that
     say "done", ``false_rate`` is the share of false ones among them and ``coverage`` the share of episodes that gave one;
     ``labelled`` is the share of episodes that gave any accepted label. ``labels.before.critic_labels`` is the share of false
-    ones among everything, "not done" and contrasts included, that the critic's dataset is drawn from.
+    ones among everything, "not done" and contrasts included, that the critic's dataset is drawn from (pictures of
+    the corpus left out: truth about them is not kept).
     ``critic.own`` is the direct verdict on what the actor played on A itself. `guards` are the guards'
     decisions: their signals and limits, what the candidate then gained by the oracle, and whether they were right.
     `general` is the share of right answers to questions outside the tasks, null where they were left out.

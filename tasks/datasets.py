@@ -41,7 +41,6 @@ __all__ = [
     "make_actor_dataset",
     "make_critic_dataset",
     "read_dataset",
-    "rehearsed",
     "replay_digest",
 ]
 
@@ -93,7 +92,7 @@ def corpus_digest(dataset: DatasetSettings) -> str:
     except OSError as error:
         raise ConfigError(
             f"the corpus to rehearse from cannot be read ({path}: {error.strerror}); reinstall the project, set "
-            "dataset.corpus to another, or set dataset.replay=0 (and dataset.memories=0) to train without it"
+            "dataset.corpus to another, or set dataset.replay=0 and dataset.corpus_pictures=0 to train without it"
         ) from error
 
 
@@ -102,15 +101,13 @@ def replay_digest(dataset: DatasetSettings) -> str | None:
     return None if dataset.replay == 0 else corpus_digest(dataset)
 
 
-def rehearsed(dataset: DatasetSettings) -> datasets.Dataset:
-    """The corpus without the rows that are kept back for the guard of the critic."""
+def _replay(dataset: DatasetSettings) -> datasets.Dataset | None:
+    if dataset.replay == 0:
+        return None
     from selu.base_model.packaging import load_replay, split_replay
 
+    # The rest is kept for the guard of the critic.
     return split_replay(load_replay(corpus_of(dataset)))[0]
-
-
-def _replay(dataset: DatasetSettings) -> datasets.Dataset | None:
-    return None if dataset.replay == 0 else rehearsed(dataset)
 
 
 def _save(path: Path, rows: datasets.Dataset, config: Literal["actor", "critic"], card: DatasetCard) -> None:
@@ -171,13 +168,14 @@ def make_critic_dataset(
     dataset: DatasetSettings,
     style: PromptStyle,
     seed: int,
-    remembered: Sequence[ArtifactRef] = (),
+    pictures: ArtifactRef | None = None,
+    on_pictures: Sequence[ArtifactRef] = (),
 ) -> Made:
     """The critic's dataset version of a round (None: of recordings), out of all shards; `previous` is that of the round
-    before, `remembered` are verdicts on memories with their pictures."""
+    before, `on_pictures` are judgements on `pictures` of the corpus."""
     recipe: dict[str, Json] = {
-        # Of the corpus the content counts, wherever it lies; of memories, what is given.
-        "dataset": dataset.model_dump(mode="json", exclude={"corpus", "memories", *ACTORS_ALONE}),
+        # Of the corpus the content counts, wherever it lies.
+        "dataset": dataset.model_dump(mode="json", exclude={"corpus", "corpus_pictures", *ACTORS_ALONE}),
         "replay": replay_digest(dataset),
         "prompts": prompts_digest(),
         "style": style,
@@ -185,31 +183,38 @@ def make_critic_dataset(
         "round": round_number,
     }
     earlier = [previous] if previous is not None and dataset.reuse_previous_rounds else []
+    drawn = [] if pictures is None else [pictures]
 
     def compute(path: Path, report: Meter) -> None:
         from selu.datasets import critic_rows
 
         store = workspace.store()
-        asked, judged = [*judgements, *remembered, *relabels], [*judgements, *remembered]
         rows = critic_rows(
-            [*read_episodes(store, episodes), *read_all(store, remembered, "memory_episodes", Episode)],
-            [
-                *read_selected_frames(store, episodes, frames),
-                *read_all(store, remembered, "memory_frames", Frame),
-            ],
-            read_all(store, asked, "questions", Question),
-            read_all(store, asked, "answers", Answer),
-            read_all(store, judged, "verdicts", Verdict),
+            read_episodes(store, episodes),
+            read_selected_frames(store, episodes, frames),
+            read_all(store, [*judgements, *relabels], "questions", Question),
+            read_all(store, [*judgements, *relabels], "answers", Answer),
+            read_all(store, judgements, "verdicts", Verdict),
             read_all(store, relabels, "relabels", Relabel),
             dataset,
             seed=seed,
             style=style,
             replay=_replay(dataset),
             previous=read_dataset(store, earlier[0], "critic") if earlier else None,
+            on_corpus=(
+                read_all(store, drawn, "corpus_episodes", Episode),
+                read_all(store, drawn, "corpus_frames", Frame),
+                read_all(store, on_pictures, "verdicts", Verdict),
+            ),
         )
         _refuse_nothing(rows, "critic")
         parents = _parents(
-            episodes=episodes, judgements=judgements, memories=remembered, relabels=relabels, previous=earlier
+            episodes=episodes,
+            judgements=judgements,
+            pictures=drawn,
+            on_pictures=on_pictures,
+            relabels=relabels,
+            previous=earlier,
         )
         _save(path, rows, "critic", _card("critic", round_number, recipe, parents))
 
@@ -220,7 +225,7 @@ def make_critic_dataset(
         "critic_dataset",
         compute,
         config=recipe,
-        inputs=[*episodes, *frames, *judgements, *relabels, *earlier, *remembered],
+        inputs=[*episodes, *frames, *judgements, *relabels, *earlier, *drawn, *on_pictures],
     )
 
 
@@ -241,7 +246,7 @@ def make_actor_dataset(
 ) -> Made:
     """The actor's dataset version of a round (None: of recordings), out of what the improved critic accepted."""
     recipe: dict[str, Json] = {
-        "dataset": dataset.model_dump(mode="json", exclude={"corpus"}),
+        "dataset": dataset.model_dump(mode="json", exclude={"corpus", "corpus_pictures"}),
         "replay": replay_digest(dataset),
         "prompts": prompts_digest(),
         "style": style,

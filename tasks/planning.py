@@ -25,8 +25,10 @@ _READS: dict[StageName, tuple[str, ...]] = {
     "rollout": ("seed", "tasks", "world", "rollout", "actor"),
     "frames": ("frames",),
     "self_asking": ("self_asking", "critic"),
-    "hindsight": ("hindsight", "critic_finetuning.enabled"),
-    "critic_dataset": tuple(f"dataset.{name}" for name in DatasetSettings.model_fields if name not in ACTORS_ALONE),
+    "hindsight": ("hindsight", "critic_finetuning.enabled", "dataset.corpus_pictures"),
+    "critic_dataset": tuple(
+        f"dataset.{name}" for name in DatasetSettings.model_fields if name not in (*ACTORS_ALONE, "corpus_pictures")
+    ),
     "critic_finetuning": ("critic_finetuning",),
     "rejudging": ("guard", *(f"dataset.{name}" for name in ACTORS_ALONE)),
     "actor_finetuning": ("actor_finetuning",),

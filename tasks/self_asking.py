@@ -6,14 +6,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from selu.config import DatasetSettings, SelfAskingSettings
+from selu.config import SelfAskingSettings
 from selu.contrasts import contrast_claims
-from selu.memories import memories
+from selu.models.base import VisionLanguageModel
 from selu.prompting import prompts_digest
 from selu.records import Answer, Episode, Frame, Question, Relabel, Verdict
 from selu.rounds import Workspace
 from selu.store import ArtifactRef, write_table
-from selu.tasks.datasets import corpus_digest, rehearsed
 from selu.tasks.frames import read_selected_frames
 from selu.tasks.progress import Meter
 from selu.tasks.stages import (
@@ -30,9 +29,9 @@ from selu.tasks.stages import (
 )
 from selu.verdicts import ask
 
-__all__ = ["ask_about_contrasts", "ask_about_episodes", "ask_about_memories"]
+__all__ = ["ASKING", "ask_about_contrasts", "ask_about_episodes", "write_contrasts", "write_judgements"]
 
-_MODULES = (
+ASKING = (
     "selu.questions",
     "selu.self_asking",
     "selu.verdicts",
@@ -41,14 +40,13 @@ _MODULES = (
     "selu.prompting",
     "selu.frames",
 )
-SELF_ASKING = Stage(name="self-asking", version=3, modules=_MODULES, on_gpu=True)
-CONTRASTS = Stage(name="contrasts", version=3, modules=("selu.contrasts", *_MODULES), on_gpu=True)
-MEMORIES = Stage(name="memories", version=1, modules=("selu.memories", "selu.contrasts", *_MODULES), on_gpu=True)
-_CLAIMS_A_MEMORY = 8
-"""At most: half as many as about an episode, which has several frames."""
+"""Modules behind a verdict."""
+SELF_ASKING = Stage(name="self-asking", version=3, modules=ASKING, on_gpu=True)
+CONTRASTS = Stage(name="contrasts", version=3, modules=("selu.contrasts", *ASKING), on_gpu=True)
 
 
-def _write(path: Path, rows: tuple[list[Question], list[Answer], list[Verdict]]) -> None:
+def write_judgements(path: Path, rows: tuple[list[Question], list[Answer], list[Verdict]]) -> None:
+    """The tables of an artifact of judgements."""
     questions, answers, verdicts = rows
     write_table(path / "questions.parquet", questions, Question)
     write_table(path / "answers.parquet", answers, Answer)
@@ -72,7 +70,7 @@ def ask_about_episodes(
 
     def compute(path: Path, report: Meter) -> None:
         store = workspace.store()
-        _write(
+        write_judgements(
             path,
             ask(
                 read_episodes(store, [episodes]),
@@ -102,6 +100,48 @@ def ask_about_episodes(
     )
 
 
+def write_contrasts(
+    path: Path,
+    episodes: Sequence[Episode],
+    frames: Sequence[Frame],
+    verdicts: Sequence[Verdict],
+    relabels: Sequence[Relabel],
+    critic: VisionLanguageModel,
+    self_asking: SelfAskingSettings,
+    *,
+    instructions: Sequence[str],
+    per_episode: int,
+    seed: int,
+    agree_with_direct: bool,
+    report: Meter,
+) -> None:
+    """Find further claims about frames (:func:`selu.contrasts.contrast_claims`), judge them, and write the judgements."""
+    whole = len(episodes)
+    claims = contrast_claims(
+        episodes,
+        frames,
+        verdicts,
+        relabels,
+        critic,
+        instructions=instructions,
+        per_episode=per_episode,
+        seed=seed,
+        progress=lambda share: report(int(0.3 * share * whole), whole),
+    )
+    write_judgements(
+        path,
+        ask(
+            episodes,
+            frames,
+            critic,
+            self_asking,
+            claims=claims,
+            agree_with_direct=agree_with_direct,
+            progress=lambda done, of: report(int(0.3 * of + 0.7 * done), of),
+        ),
+    )
+
+
 @stage_task(CONTRASTS)
 def ask_about_contrasts(
     workspace: Workspace,
@@ -125,29 +165,19 @@ def ask_about_contrasts(
         store = workspace.store()
         known = read_episodes(store, [episodes])
         seen = read_selected_frames(store, [episodes], [frames])
-        model, whole = critic.load(store), len(known)
-        claims = contrast_claims(
+        write_contrasts(
+            path,
             known,
             seen,
             read_all(store, judgements, "verdicts", Verdict),
             read_all(store, relabels, "relabels", Relabel),
-            model,
+            critic.load(store),
+            self_asking,
             instructions=[episode.instruction for episode in read_episodes(store, everything)],
             per_episode=self_asking.contrasts,
             seed=seed,
-            progress=lambda share: report(int(0.3 * share * whole), whole),
-        )
-        _write(
-            path,
-            ask(
-                known,
-                seen,
-                model,
-                self_asking,
-                claims=claims,
-                agree_with_direct=agree_with_direct,
-                progress=lambda done, of: report(int(0.3 * of + 0.7 * done), of),
-            ),
+            agree_with_direct=agree_with_direct,
+            report=report,
         )
 
     return make(
@@ -164,70 +194,5 @@ def ask_about_contrasts(
             "seed": seed,
         },
         inputs=[episodes, frames, *judgements, *relabels, *everything],
-        models=[critic],
-    )
-
-
-@stage_task(MEMORIES)
-def ask_about_memories(
-    workspace: Workspace,
-    shard: Shard,
-    dataset: DatasetSettings,
-    everything: Sequence[ArtifactRef],
-    critic: Model,
-    self_asking: SelfAskingSettings,
-    seed: int,
-) -> Made:
-    """Judge instructions on a shard of `dataset.memories` pictures of the corpus; they are stored beside the verdicts.
-
-    `everything` are the round's episodes, for their instructions.
-    """
-
-    def compute(path: Path, report: Meter) -> None:
-        store = workspace.store()
-        known, seen = memories(rehearsed(dataset), dataset.memories, seed)
-        known, seen = known[shard.start : shard.stop], seen[shard.start : shard.stop]
-        model, whole = critic.load(store), len(known)
-        claims = contrast_claims(
-            known,
-            seen,
-            [],
-            [],
-            model,
-            instructions=[episode.instruction for episode in read_episodes(store, everything)],
-            per_episode=_CLAIMS_A_MEMORY,
-            seed=seed,
-            progress=lambda share: report(int(0.3 * share * whole), whole),
-        )
-        _write(
-            path,
-            ask(
-                known,
-                seen,
-                model,
-                self_asking,
-                claims=claims,
-                progress=lambda done, of: report(int(0.3 * of + 0.7 * done), of),
-            ),
-        )
-        write_table(path / "memory_episodes.parquet", known, Episode)
-        write_table(path / "memory_frames.parquet", seen, Frame)
-
-    return make(
-        workspace,
-        MEMORIES,
-        shard,
-        "judgements",
-        compute,
-        config={
-            "memories": dataset.memories,
-            "corpus": corpus_digest(dataset),
-            "self_asking": self_asking.model_dump(mode="json"),
-            "critic": model_config_of(critic.settings),
-            "prompts": prompts_digest(),
-            "shard": [shard.start, shard.stop],
-            "seed": seed,
-        },
-        inputs=everything,
         models=[critic],
     )

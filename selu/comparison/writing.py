@@ -344,8 +344,8 @@ def _readme(comparison: Comparison, plots: Sequence[str]) -> str:
         "",
         "## Labels and what is forgotten",
         "",
-        "“Done” labels are those of the re-judging, which teach the actor; the critic's are all that its dataset is drawn "
-        "from (Wilson's intervals). General questions lie outside the tasks.",
+        "“Done” labels are those of the re-judging, which teach the actor; the critic's are all on played episodes that "
+        "its dataset is drawn from (Wilson's intervals). General questions lie outside the tasks.",
         "",
         *_table(comparison, _LABELS, count=False),
     ]

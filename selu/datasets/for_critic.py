@@ -17,13 +17,16 @@ from typing import Any
 import datasets
 
 from selu.config import DatasetSettings
+from selu.corpus_pictures import CORPUS
 from selu.datasets.rows import Row, assemble, own_room, rank, take
 from selu.frames import FrameTable
-from selu.memories import MEMORY
 from selu.prompting import PromptStyle, ask_prompt, is_yes_no, question_prompt, verdict_prompt
 from selu.records import Answer, Episode, Frame, Question, Relabel, Verdict
 
 __all__ = ["critic_rows"]
+
+OnCorpus = tuple[Sequence[Episode], Sequence[Frame], Sequence[Verdict]]
+"""Pictures of the corpus (:func:`selu.corpus_pictures.corpus_pictures`) and the critic's verdicts on them."""
 
 _BEFORE = frozenset({"before_relabel", "before_deed"})
 
@@ -41,13 +44,16 @@ def critic_rows(
     style: PromptStyle = "brief",
     replay: datasets.Dataset | None = None,
     previous: datasets.Dataset | None = None,
+    on_corpus: OnCorpus | None = None,
 ) -> datasets.Dataset:
     """The critic's training rows, as :data:`FEATURES` says, in seeded order.
 
     Verdict rows (`yes` and `no`, balanced for each instruction), then as a share of as many the critic's own lists of
     questions (half of it at most) and agreed answers to them, then `previous` rows while there is room, then `replay`
     rows at the share `settings.replay`. Verdicts under any instruction count, not only an episode's own. `style` is that
-    of the critic's prompts. `replay` and `previous` need the columns prompt, completion and images.
+    of the critic's prompts. `replay` and `previous` need the columns prompt, completion and images. Verdicts `on_corpus` are
+    balanced for each instruction by themselves, so that whether a picture was played or not tells no label, and are rows beside
+    all these.
     """
     known, table = {episode.episode_id: episode for episode in episodes}, FrameTable(frames)
     asked = {question.question_id: question for question in questions}
@@ -65,8 +71,16 @@ def critic_rows(
     asking = sorted(_asking_rows(known, table, verdicts, style), key=lambda row: _row_rank(seed, row))
     own += take([[row] for row in asking], share // 2)
     own += take(units, share - min(len(asking), share // 2))
-    own = [dataclasses.replace(row, source=MEMORY) if row.episode.policy == MEMORY else row for row in own]
-    return assemble(own, settings, seed, replay, previous)
+    corpus = [] if on_corpus is None else _corpus_rows(on_corpus, settings, seed, style)
+    return assemble(own, settings, seed, replay, previous, corpus)
+
+
+def _corpus_rows(on_corpus: OnCorpus, settings: DatasetSettings, seed: int, style: PromptStyle) -> list[Row]:
+    episodes, frames, verdicts = on_corpus
+    known = {episode.episode_id: episode for episode in episodes}
+    judged = _consistent(_verdict_rows(known, FrameTable(frames), {}, verdicts, (), style))
+    units = _balanced(judged, settings.negatives_per_positive, seed)
+    return [dataclasses.replace(row, source=CORPUS) for unit in units for row in unit]
 
 
 def _row_rank(seed: int, row: Row) -> str:

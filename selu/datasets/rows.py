@@ -17,8 +17,8 @@ import numpy as np
 from pydantic import Field
 
 from selu.config import DatasetSettings
+from selu.corpus_pictures import CORPUS
 from selu.errors import ArtifactError
-from selu.memories import MEMORY
 from selu.records import Episode, Record
 from selu.worlds.tasks import verbs_of
 
@@ -53,7 +53,7 @@ class Lineage(Record):
 
     row: int
     source: str = Field(
-        description="verdict, relabel, before_relabel, before_deed, question, asking, memory, step, start, composed, recovery, "
+        description="verdict, relabel, before_relabel, before_deed, question, asking, corpus, step, start, composed, recovery, "
         "done or rehearsal"
     )
     instruction: str
@@ -154,12 +154,13 @@ def assemble(
     seed: int,
     replay: datasets.Dataset | None,
     previous: datasets.Dataset | None,
+    beside: Sequence[Row] = (),
 ) -> datasets.Dataset:
-    """Own rows, earlier ones and rehearsal in one seeded order. Memories are among the own rows of every round."""
+    """Own rows, earlier ones and rehearsal in one seeded order; rows `beside` them count for no limit and no share."""
     rows = [row.columns() for row in own]
     generator = np.random.default_rng(np.random.SeedSequence(seed))
     if previous is not None and settings.reuse_previous_rounds:
-        kept = [index for index, source in enumerate(previous["source"]) if source not in (REHEARSAL, MEMORY)]
+        kept = [index for index, source in enumerate(previous["source"]) if source not in (REHEARSAL, CORPUS)]
         kept = sorted(generator.permutation(kept)[: max(0, own_room(settings) - len(rows))].tolist())
         rows += _plain(previous, kept, None)
     if replay is not None and settings.replay > 0:
@@ -168,6 +169,7 @@ def assemble(
             wanted = round(len(rows) * settings.replay / (1 - settings.replay))
         wanted = min(wanted, settings.max_rows - len(rows), len(replay))
         rows += _plain(replay, sorted(generator.permutation(len(replay))[:wanted].tolist()), REHEARSAL)
+    rows += [row.columns() for row in beside]
     order = generator.permutation(len(rows))
     columns = {name: [rows[index][name] for index in order] for name in FEATURES}
     return datasets.Dataset.from_dict(columns, features=FEATURES)

@@ -272,7 +272,7 @@ class Practice:
             ("false_rate_verdicts", "… under the own instruction"),
             ("false_rate_relabels", "… relabeled in hindsight"),
             ("false_rate_no", "“not done” labels that are false"),
-            ("false_rate_critic_labels", "false of all labels that the critic learned from, contrasts too"),
+            ("false_rate_critic_labels", "the critic’s labels on played episodes, contrasts included, that are false"),
         )
         figures = (
             (

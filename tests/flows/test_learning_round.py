@@ -347,13 +347,15 @@ def test_what_guards_refuse_is_not_taken_into_use_and_two_such_rounds_end_it(
     assert unguarded.critic_adapter == rounds[0].critic_candidate
 
 
-def test_memories_are_judged_once_and_teach_the_critic_of_every_round(again: tuple[Settings, Round]) -> None:
+def test_pictures_of_the_corpus_are_judged_once_and_teach_the_critic_of_every_round(
+    again: tuple[Settings, Round],
+) -> None:
     settings, made = again
     store = Workspace.of(settings).store()
     frames = [row for ref in made.episodes for row in read_table(store.path(ref) / "frames.parquet", Frame)]
     pictures = [decode_picture(frame.image).copy() for frame in frames]
     for picture in pictures:
-        picture[0, 0] = 7  # the same sights, but none of practice
+        picture[0, 0] = 7  # the same rooms, but no picture of practice
     corpus = datasets.Dataset.from_dict(
         {
             "prompt": [[{"role": "user", "content": "What is open?"}]] * len(frames),
@@ -364,18 +366,25 @@ def test_memories_are_judged_once_and_teach_the_critic_of_every_round(again: tup
     )
     corpus.to_parquet(settings.data_dir / "corpus.parquet")
     data = settings.model_dump(mode="json")
-    data["dataset"] |= {"memories": 4, "corpus": str(settings.data_dir / "corpus.parquet")}
-    remembering = Settings.model_validate(data)
-    first = learning_round(remembering)
-    second = learning_round(remembering, 2, first)
-    # What was played is what was played without them, and the labels of the actor's own trajectories are, too.
+    data["dataset"] |= {"corpus_pictures": 60, "corpus": str(settings.data_dir / "corpus.parquet")}
+    # In this world a critic finds nothing to say "no" to on a picture that it has no instruction for.
+    data["dataset"]["negatives_per_positive"] = 0.0
+    wider = Settings.model_validate(data)
+    # Also in a run whose first round had none.
+    for first in (learning_round(wider), learning_round(wider, 2, made)):
+        second = learning_round(wider, first.round + 1, first)
+        assert len(first.corpus_judgements) > 1  # shards
+        assert first.corpus_pictures is not None
+        assert (second.corpus_pictures, second.corpus_judgements) == (first.corpus_pictures, first.corpus_judgements)
+        for item in (first, second):
+            assert item.critic_dataset is not None
+            rows = read_table(store.path(item.critic_dataset) / "critic_rows.parquet", Lineage)
+            assert {row.scene for row in rows if row.source == "corpus"} == {""}
+    first = learning_round(wider)
+    assert first.cached == list(ROUND_STAGES)
+    # What was played is what was played without them, and so are its labels.
     assert (first.episodes, first.judgements, first.contrasts) == (made.episodes, made.judgements, made.contrasts)
-    assert made.memories == ()
-    assert first.memories == second.memories != ()
-    for item in (first, second):
-        assert item.critic_dataset is not None
-        rows = read_table(store.path(item.critic_dataset) / "critic_rows.parquet", Lineage)
-        assert "memory" in {row.source for row in rows}
+    assert (made.corpus_pictures, made.corpus_judgements) == (None, ())
     assert summary(store, first)["labels"]["before"] == summary(store, made)["labels"]["before"]
 
 

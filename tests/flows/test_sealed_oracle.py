@@ -29,6 +29,7 @@ import pytest
 from numpy.typing import NDArray
 
 from selu.base_model.corpus import instructions
+from selu.base_model.packaging import REPLAY_FILE
 from selu.config import ModelSettings, TaskSettings, WorldSettings
 from selu.flows.evaluation import Evaluated
 from selu.flows.self_learning import self_learning
@@ -287,6 +288,7 @@ def run_rounds(
         tasks={"episodes": EPISODES},
         rollout={"history": 1, "shard_size": 8},
         evaluation={"general_questions": 0},
+        dataset={"corpus_pictures": 12, "corpus": str(REPLAY_FILE)},
         # In a dream much is seen in blank pictures.
         guard={"episodes": 8, "blank": 0.0},
         rounds=rounds,
@@ -310,8 +312,9 @@ def run_rounds(
 
 _PROBES = ("probe_a", "probe_b")
 _TRAINS = (
-    "episodes", "frames", "judgements", "relabels", "contrasts", "critic_dataset", "critic_candidate", "rejudgements",
-    "rerelabels", "actor_dataset", "actor_candidate", "guard_artifacts", "critic_adapter", "actor_adapter",
+    "episodes", "frames", "judgements", "relabels", "contrasts", "corpus_pictures", "corpus_judgements", "critic_dataset",
+    "critic_candidate", "rejudgements", "rerelabels", "actor_dataset", "actor_candidate", "guard_artifacts",
+    "critic_adapter", "actor_adapter",
 )  # fmt: skip
 """All that a round makes but its tasks (they hold the goals), the oracle and the metrics."""
 
