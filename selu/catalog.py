@@ -27,6 +27,7 @@ _RECORD_TABLES: dict[str, type[records.Record]] = {
     "episodes": records.Episode,
     "steps": records.Step,
     "frames": records.Frame,
+    "corpus_episodes": records.Episode,
     "questions": records.Question,
     "answers": records.Answer,
     "verdicts": records.Verdict,
@@ -101,7 +102,8 @@ class Catalog:
     """Views over a store as it is now; make another one to see what came later.
 
     The views: ``episodes, steps, frames`` (without pictures)``, questions, answers, verdicts, relabels, critic_rows,
-    actor_rows, curves, metrics, outcomes``; ``artifacts`` (kind, key, digest, stage, created in UTC, seconds, bytes, provenance
+    actor_rows, curves, metrics, outcomes``; ``corpus_episodes`` (pictures of the corpus that were judged, as episodes without a
+    step); ``artifacts`` (kind, key, digest, stage, created in UTC, seconds, bytes, provenance
     as JSON); and the truth, for a reader's eyes: ``tasks`` (with their goals)``, oracle_episodes, oracle_steps``. A
     view whose table nobody has made yet is empty.
 

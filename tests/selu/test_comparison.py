@@ -9,10 +9,10 @@ import pytest
 
 from selu.comparison import ComparisonRow, _measured, _Place, compare, plan_comparison, runs_of
 from selu.comparison.runs import _budgets
-from selu.config import Settings
+from selu.config import Settings, validate_settings
 from selu.errors import ArtifactError, ConfigError
 from selu.evaluation import ItemOutcome, Series
-from selu.rounds import Workspace
+from selu.rounds import Workspace, run_folder
 from selu.store import Store
 
 Outcomes = dict[tuple[str, str, str, str], ItemOutcome]
@@ -137,3 +137,14 @@ def test_a_budget_that_an_artifact_does_not_tell_is_unknown(tmp_path: Path) -> N
     # Found again, it costs nothing.
     assert [spent[number]["tokens_read"] for number in (0, 1)] == [10, 10]
     assert spent[2]["tokens_read"] is None
+
+
+def test_recorded_runs_are_still_known_by_the_settings_they_were_made_with() -> None:
+    """A setting that came later must not rename them: they would all be made again."""
+    threads = {"threads": 1}
+    settings = validate_settings(
+        dict.fromkeys(("actor", "critic", "actor_finetuning", "critic_finetuning"), threads)
+        | {"method": "selu", "report_to": []}
+    )
+    recorded = Path(__file__).parents[2] / "results" / "comparison" / "runs"
+    assert (recorded / run_folder(settings)).is_dir()
