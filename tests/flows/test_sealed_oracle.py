@@ -468,7 +468,10 @@ def self_asking_reads_the_outcome(patch: pytest.MonkeyPatch, store: Path) -> Non
         truth = _truth(store)
         said = ("no", "yes")
         return questions, answers, [
-            row.model_copy(update={"verdict": said[truth[row.episode_id]], "accepted": True}) for row in verdicts
+            row.model_copy(update={"verdict": said[truth[row.episode_id]], "accepted": True})
+            if row.episode_id in truth  # and no picture of the corpus
+            else row
+            for row in verdicts
         ]  # fmt: skip
 
     patch.setattr(selu.tasks.self_asking, "ask", knowing)
