@@ -564,9 +564,8 @@ def _print_summary(figures: dict[str, Any]) -> None:
         )
         _out.print(f"Episodes with any accepted label: {100 * labels['labelled']:.1f} %.")
     if labels["before"]["critic_labels"] is not None and figures["digests"]["critic_dataset"] is not None:
-        _out.print(
-            f"False among all labels that the critic learned from: {_cell(labels['before']['critic_labels'])} %."
-        )
+        false = _cell(labels["before"]["critic_labels"])
+        _out.print(f"False among the critic's labels on played episodes, contrasts included: {false} %.")
     for item in figures["guards"]:
         judged = {None: "", True: "; the truth does not contradict", False: "; the truth [red]contradicts[/red]"}[
             item["right"]
