@@ -28,18 +28,16 @@ from prefect import flow
 from selu.base_model.corpus import render_frames
 from selu.base_model.make_general_probe import FRAMES, general_probe
 from selu.config import TaskSettings, scenes_of_split
-from selu.evaluation import Judged
 from selu.flows.evaluation import MIXED_POLICIES, asking_of_all
 from selu.flows.ledger import Account, one_at_a_time
 from selu.general_probe import GeneralQuestion
-from selu.records import OracleEpisode
 from selu.rounds import Round, Workspace, figure, finished_rounds, run_folder, same_training
 from selu.seeds import derived_seed
 from selu.statistics import Rate, bootstrap_mean, cluster_bootstrap_difference, without_empty_interval
 from selu.store import ArtifactRef, OracleRef, read_table, write_table
-from selu.tasks.evaluation import freeze_critic_probe
+from selu.tasks.evaluation import freeze_critic_probe, read_judged
 from selu.tasks.general import GeneralAnswer, answer_general_questions
-from selu.tasks.judging import ProbeVerdict, judge_probe, read_probe
+from selu.tasks.judging import judge_probe, read_probe
 from selu.tasks.rollout import PolicyChoice, draw_tasks, roll_out_shard
 from selu.tasks.stages import Model, Shard, read_episodes, read_oracle, shards
 from selu.worlds.tasks import TRAJECTORIES_A_TASK, kind_of_instruction
@@ -117,18 +115,12 @@ class _Scenes:
                 SEED,
             )
         )
-        scenes = {row.episode_id: row.scene for row in read_probe(self.store, frozen.ref)[0]}
-        truth = {
-            row.episode_id: row.success is True
-            for row in read_table(self.store.path(frozen.oracle) / "probe_truth.parquet", OracleEpisode)
+        ways = read_judged(self.store, frozen.ref, frozen.oracle, judged.ref)
+        names = [row.episode_id for row in read_probe(self.store, frozen.ref)[0]]
+        return {
+            figure_name: {name: (item.scene, item.credit) for name, item in zip(names, ways[way], strict=True)}
+            for way, figure_name in WAYS.items()
         }
-        found: Measured = {name: {} for name in WAYS.values()}
-        for row in read_table(self.store.path(judged.ref) / "probe_verdicts.parquet", ProbeVerdict):
-            if row.method in WAYS:
-                scene = scenes[row.episode_id]
-                credit = Judged(row.verdict, truth[row.episode_id], scene).credit
-                found[WAYS[row.method]][row.episode_id] = scene, credit
-        return found
 
     def of_general(self, who: str, model: Model) -> Measured:
         """Whether it answers general questions exactly right."""

@@ -61,6 +61,7 @@ __all__ = [
     "measure_actor",
     "measure_critic",
     "measure_labels",
+    "read_judged",
 ]
 
 CRITIC_PROBE = Stage(name="critic-probe", version=1, modules=())
@@ -290,14 +291,16 @@ def measure_actor(
     )
 
 
-def _judged(store: Store, item: CriticRun) -> dict[str, list[Judged]]:
+def read_judged(
+    store: Store, trajectories: ArtifactRef, probe_truth: OracleRef, judgements: ArtifactRef
+) -> dict[str, list[Judged]]:
     """A critic's judgements beside the truth, by method, in the order of the probe."""
-    episodes, _ = read_probe(store, item.trajectories)
+    episodes, _ = read_probe(store, trajectories)
     truth = {
         row.episode_id: row.success is True
-        for row in read_table(store.path(item.truth) / "probe_truth.parquet", OracleEpisode)
+        for row in read_table(store.path(probe_truth) / "probe_truth.parquet", OracleEpisode)
     }
-    rows = read_table(store.path(item.judgements) / "probe_verdicts.parquet", ProbeVerdict)
+    rows = read_table(store.path(judgements) / "probe_verdicts.parquet", ProbeVerdict)
     said = {(row.method, row.episode_id): row.verdict for row in rows}
     methods = list(dict.fromkeys(row.method for row in rows))
     return {
@@ -350,7 +353,7 @@ def measure_critic(
         items: list[ItemOutcome] = []
         judged: dict[tuple[Probe, Phase], dict[str, list[Judged]]] = {}
         for item in runs:
-            ways = judged[item.probe, item.phase] = _judged(store, item)
+            ways = judged[item.probe, item.phase] = read_judged(store, item.trajectories, item.truth, item.judgements)
             for method, judgements in ways.items():
                 series = Series(run, round_number, "critic", item.phase, item.probe, method)
                 rows += critic_metrics(series, judgements, seed=seed, samples=evaluation.bootstrap)

@@ -29,7 +29,7 @@ from selu.tasks.stages import (
 )
 from selu.verdicts import ask
 
-__all__ = ["ASKING", "ask_about_contrasts", "ask_about_episodes", "write_contrasts", "write_judgements"]
+__all__ = ["ASKING", "ask_about_contrasts", "ask_about_episodes", "write_contrasts"]
 
 ASKING = (
     "selu.questions",
@@ -45,8 +45,7 @@ SELF_ASKING = Stage(name="self-asking", version=3, modules=ASKING, on_gpu=True)
 CONTRASTS = Stage(name="contrasts", version=3, modules=("selu.contrasts", *ASKING), on_gpu=True)
 
 
-def write_judgements(path: Path, rows: tuple[list[Question], list[Answer], list[Verdict]]) -> None:
-    """The tables of an artifact of judgements."""
+def _write(path: Path, rows: tuple[list[Question], list[Answer], list[Verdict]]) -> None:
     questions, answers, verdicts = rows
     write_table(path / "questions.parquet", questions, Question)
     write_table(path / "answers.parquet", answers, Answer)
@@ -70,7 +69,7 @@ def ask_about_episodes(
 
     def compute(path: Path, report: Meter) -> None:
         store = workspace.store()
-        write_judgements(
+        _write(
             path,
             ask(
                 read_episodes(store, [episodes]),
@@ -128,7 +127,7 @@ def write_contrasts(
         seed=seed,
         progress=lambda share: report(int(0.3 * share * whole), whole),
     )
-    write_judgements(
+    _write(
         path,
         ask(
             episodes,

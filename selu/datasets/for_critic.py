@@ -44,7 +44,7 @@ def critic_rows(
     style: PromptStyle = "brief",
     replay: datasets.Dataset | None = None,
     previous: datasets.Dataset | None = None,
-    on_corpus: OnCorpus | None = None,
+    on_corpus: OnCorpus = ((), (), ()),
 ) -> datasets.Dataset:
     """The critic's training rows, as :data:`FEATURES` says, in seeded order.
 
@@ -71,8 +71,7 @@ def critic_rows(
     asking = sorted(_asking_rows(known, table, verdicts, style), key=lambda row: _row_rank(seed, row))
     own += take([[row] for row in asking], share // 2)
     own += take(units, share - min(len(asking), share // 2))
-    corpus = [] if on_corpus is None else _corpus_rows(on_corpus, settings, seed, style)
-    return assemble(own, settings, seed, replay, previous, corpus)
+    return assemble(own, settings, seed, replay, previous, _corpus_rows(on_corpus, settings, seed, style))
 
 
 def _corpus_rows(on_corpus: OnCorpus, settings: DatasetSettings, seed: int, style: PromptStyle) -> list[Row]:
