@@ -1,73 +1,104 @@
-"""Two methods of a comparison, paired task by task: difference of the actor's success after a round, by seeds that both ran.
+"""Two methods of a comparison, paired item by item over the seeds that both ran, from the records of their runs.
 
-    python benchmarks/method_difference.py DATA_DIR selu without_hindsight --round 1
+    python benchmarks/method_difference.py results/corpus_pictures selu with_corpus_pictures --round 1
 
-Intervals are 95 %, from a bootstrap over scenes.
+How much more the second earns than the first after a round, and how much more the direct verdict of either than the questions
+that its base model asks itself before any learning. In points, with 95 % intervals from a bootstrap over scenes.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
+from selu.comparison.runs import ItemKey, RunRecord, read_records
+from selu.evaluation import ItemOutcome
+from selu.statistics import cluster_bootstrap_difference
+from selu.worlds.tasks import THREE_STEPS
 
-from selu.records import Episode, OracleEpisode
-from selu.rounds import Round, finished_rounds
-from selu.store import Store, read_table
-
-_RESAMPLES = 4_000
+_SAMPLES = 4_000
+Outcomes = Mapping[ItemKey, ItemOutcome]
 
 
-def successes(store: Store, finished: Round, probe: str) -> dict[str, tuple[str, bool]]:
-    """Scene and success by task, of what the actor did on a probe set after a round."""
-    found = {}
-    for ref in finished.stage("evaluation").artifacts:
-        shard = str(store.manifest(ref).provenance["shard"]) if ref.kind == "episodes" else ""
-        if not shard.startswith(f"evaluation: actor after, probe {probe}"):
-            continue
-        truth = store.find_oracle("oracle", ref.key)
-        assert truth is not None, f"the truth about {ref.key} is gone"
-        done = {
-            row.episode_id: bool(row.success)
-            for row in read_table(store.path(truth) / "oracle_episodes.parquet", OracleEpisode)
-        }
-        for episode in read_table(store.path(ref) / "episodes.parquet", Episode):
-            found[episode.task_id] = episode.scene, done[episode.episode_id]
-    return found
+def runs_of(method: str, records: Mapping[str, RunRecord], number: int) -> dict[int, RunRecord]:
+    """A method's records by seed, of runs that come as far as a round; their folders are named by both."""
+    pattern = re.compile(rf"(?:.+-)?{method.replace('_', '-')}-[a-z0-9]+-seed-(\d+)-[0-9a-f]{{8}}")
+    found = {pattern.fullmatch(key): record for key, record in records.items() if record.reaches(number)}
+    return {int(match.group(1)): record for match, record in found.items() if match}
+
+
+def difference(
+    one: Outcomes, other: Outcomes, mine: tuple[str, str, str], theirs: tuple[str, str, str]
+) -> list[tuple[float, float, str]]:
+    """Of items under `mine` in `one` and `theirs` in `other` (subject, probe, method): what they came to, and their scenes."""
+    return [
+        (other[*theirs, key[3]].value, item.value, item.scene)
+        for key, item in one.items()
+        if key[:3] == mine and (*theirs, key[3]) in other
+    ]
+
+
+def told(name: str, pairs: list[tuple[float, float, str]]) -> None:
+    """Print how much more the second of each pair is."""
+    if not pairs:
+        return
+    before, after, scenes = (list(column) for column in zip(*pairs, strict=True))
+    rate = cluster_bootstrap_difference(before, after, scenes, 0, _SAMPLES)
+    print(
+        f"  {name:42} {100 * rate.rate:+6.1f} ({100 * rate.low:.1f} to {100 * rate.high:.1f}), "
+        f"n {len(pairs)}, {len(set(scenes))} scenes"
+    )
 
 
 def main() -> None:
-    """Print the difference on both probe sets."""
+    """Print the differences on both probe sets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data_dir", type=Path)
+    parser.add_argument("folder", type=Path, help="with the records in runs/, e.g. results/comparison")
     parser.add_argument("one")
     parser.add_argument("other")
     parser.add_argument("--round", type=int, default=1)
-    told = parser.parse_args()
-    store = Store(told.data_dir / "store")
-    rounds = {
-        (item.settings.method, item.settings.seed): item for item in finished_rounds(store) if item.round == told.round
-    }
-    seeds = sorted(seed for method, seed in rounds if method == told.one and (told.other, seed) in rounds)
-    for probe in "AB":
-        pairs = []
-        for seed in seeds:
-            one, other = (successes(store, rounds[method, seed], probe) for method in (told.one, told.other))
-            pairs += [(scene, done - other[task][1]) for task, (scene, done) in one.items()]
-        scenes = sorted({scene for scene, _ in pairs})
-        by_scene = [np.array([value for place, value in pairs if place == scene]) for scene in scenes]
-        generator = np.random.default_rng(0)
-        means = [
-            np.concatenate([by_scene[k] for k in generator.integers(len(scenes), size=len(scenes))]).mean()
-            for _ in range(_RESAMPLES)
-        ]
-        low, high = np.percentile(means, [2.5, 97.5])
-        mean = np.mean([value for _, value in pairs])
-        print(
-            f"probe {probe}, round {told.round}: {told.one} - {told.other} = {100 * mean:+.1f} points "
-            f"({100 * low:.1f} to {100 * high:.1f}), n {len(pairs)}, seeds {seeds}, {len(scenes)} scenes"
+    arguments = parser.parse_args()
+    records = read_records(arguments.folder / "runs")
+    runs = {name: runs_of(name, records, arguments.round) for name in (arguments.one, arguments.other)}
+    seeds = sorted(runs[arguments.one].keys() & runs[arguments.other].keys())
+    if not seeds:
+        parser.error(
+            f"no seed of both has a record of round {arguments.round} in {arguments.folder}; there are {sorted(records)}"
         )
+
+    def pooled(
+        mine: tuple[str, str, str], theirs: tuple[str, str, str], of: str, beside: str | None
+    ) -> list[tuple[float, float, str]]:
+        """Of all seeds: a method's outcomes after the round beside another's, or its own from before any learning (None)."""
+        return [
+            pair
+            for seed in seeds
+            for pair in difference(
+                runs[of][seed].after(arguments.round),
+                runs[of][seed].base() if beside is None else runs[beside][seed].after(arguments.round),
+                mine,
+                theirs,
+            )
+        ]
+
+    print(f"round {arguments.round}, seeds {seeds}: {arguments.other} over {arguments.one}")
+    for name, subject, way in (
+        ("critic, direct verdict", "critic", "direct"),
+        ("critic, its own questions", "critic", "self_asking"),
+        ("actor", "actor", "selu"),  # as evaluation calls it under any method
+        ("actor, three steps", "actor", THREE_STEPS),
+        ("general, critic", "general", "critic"),
+        ("general, actor", "general", "actor"),
+    ):
+        for probe in ("A+B",) if subject == "general" else "AB":
+            place = subject, probe, way
+            told(f"{name}, {probe}", pooled(place, place, arguments.other, arguments.one))
+    for method in (arguments.one, arguments.other):
+        print(f"the direct verdict of {method} over untrained questions")
+        for probe in "AB":
+            told(probe, pooled(("critic", probe, "direct"), ("critic", probe, "self_asking"), method, None))
 
 
 if __name__ == "__main__":

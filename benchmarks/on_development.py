@@ -31,6 +31,7 @@ from selu.config import TaskSettings, scenes_of_split
 from selu.flows.evaluation import MIXED_POLICIES, asking_of_all
 from selu.flows.ledger import Account, one_at_a_time
 from selu.general_probe import GeneralQuestion
+from selu.memory import Memory
 from selu.rounds import Round, Workspace, figure, finished_rounds, run_folder, same_training
 from selu.seeds import derived_seed
 from selu.statistics import Rate, bootstrap_mean, cluster_bootstrap_difference, without_empty_interval
@@ -80,7 +81,7 @@ class _Scenes:
 
     def of_actor(self, actor: Model) -> Measured:
         """Success, of tasks of one step and of several."""
-        policy = PolicyChoice(model=actor, history=self.settings.rollout.history)
+        policy = PolicyChoice(model=actor, memory=Memory.of(self.settings.rollout))
         episodes, oracle = self.played("actor", policy)
         done = {row.episode_id: row.success is True for row in read_oracle(self.store, oracle)[0]}
         found: Measured = {"actor, all tasks": {}, "actor, one step": {}}

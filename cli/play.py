@@ -15,6 +15,7 @@ from rich.text import Text
 from selu.config import Settings
 from selu.errors import ConfigError
 from selu.frames import decode_picture
+from selu.memory import Memory
 from selu.records import Task
 from selu.worlds.actions import SKILL_SETS
 from selu.worlds.base import World
@@ -87,7 +88,7 @@ def _watched(
             load_model(settings.actor),
             temperature=settings.rollout.temperature,
             max_new_tokens=settings.actor.max_new_tokens,
-            history=settings.rollout.history,
+            memory=Memory.of(settings.rollout),
         )
     recording = roll_out([task], [settings.seed], acting, worlds)
     actions = [step.action for step in recording.steps]

@@ -19,6 +19,7 @@ from selu.config import SelfAskingSettings, Settings
 from selu.evaluation import Phase
 from selu.flows.crashes import note_process
 from selu.flows.ledger import Account, one_at_a_time
+from selu.memory import Memory
 from selu.rounds import Workspace
 from selu.seeds import derived_seed
 from selu.store import ArtifactRef, OracleRef
@@ -137,7 +138,7 @@ def evaluation(
     for probe, name, actor_episodes, critic_episodes in probes:
         if actor_episodes:
             for phase, actor in actors:
-                policy = PolicyChoice(model=actor, temperature=sizes.temperature, history=settings.rollout.history)
+                policy = PolicyChoice(model=actor, temperature=sizes.temperature, memory=Memory.of(settings.rollout))
                 label = f"evaluation: actor {phase}, probe {probe}"
                 episodes, oracle = _record(account, workspace, settings, label, name, actor_episodes, policy)
                 actor_runs.append(ActorRun(phase=phase, probe=probe, method="selu", episodes=episodes, oracle=oracle))
@@ -205,7 +206,7 @@ def evaluation(
             }
         )
         for phase, actor in actors:
-            policy = PolicyChoice(model=actor, temperature=sizes.temperature, history=settings.rollout.history)
+            policy = PolicyChoice(model=actor, temperature=sizes.temperature, memory=Memory.of(settings.rollout))
             label = f"evaluation: actor {phase}, three steps"
             episodes, oracle = _record(
                 account, workspace, longer, label, THREE_STEPS, sizes.three_step_episodes, policy

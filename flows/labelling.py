@@ -10,6 +10,7 @@ from prefect import flow, tags
 from selu.config import ModelSettings, Settings
 from selu.flows.crashes import note_process
 from selu.flows.ledger import Account, one_at_a_time
+from selu.memory import Memory
 from selu.recorded import list_recorded
 from selu.rounds import Workspace
 from selu.seeds import derived_seed
@@ -122,7 +123,7 @@ def labelling(settings: Settings, folder: Path) -> Labelled:
                 relabels,
                 None,
                 settings.dataset,
-                settings.rollout.history,
+                Memory.of(settings.rollout),
                 _actor_to_be(settings).prompt_style,
                 settings.world.skill_set,
                 derived_seed(settings.seed, "actor dataset"),

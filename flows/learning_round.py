@@ -14,6 +14,7 @@ from selu.flows.approval import approved, check_somebody_can_approve
 from selu.flows.crashes import note_process
 from selu.flows.evaluation import Candidates, Contestants, Evaluated, Learned, evaluation
 from selu.flows.ledger import Account, Ledger, on_chosen_runner, one_at_a_time
+from selu.memory import Memory
 from selu.rounds import Round, Workspace, new_round, run_folder, run_name, save_round
 from selu.seeds import derived_seed
 from selu.store import ArtifactRef, OracleRef
@@ -210,7 +211,7 @@ def _collect(now: _RoundNow) -> _Collected:
         policy = PolicyChoice(
             model=now.before.actor,
             temperature=settings.rollout.temperature,
-            history=settings.rollout.history,
+            memory=Memory.of(settings.rollout),
             by_parts=settings.rollout.by_parts,
         )
         played = stage.all(
@@ -265,13 +266,15 @@ def _label_corpus(
     They are made once in a run, by the critic before its first fine-tuning, which makes it no better at questions.
     """
     settings, previous = now.settings, now.previous
-    if not settings.dataset.corpus_pictures:
+    if not settings.corpus_pictures:
         return None, []
     if previous is not None and previous.corpus_pictures is not None:
         return previous.corpus_pictures, list(previous.corpus_judgements)
     seed = derived_seed(settings.seed, "corpus pictures")
     drawn = stage.one(
-        draw_corpus_pictures.submit(now.workspace, Shard(stage="corpus pictures"), settings.dataset, seed)
+        draw_corpus_pictures.submit(
+            now.workspace, Shard(stage="corpus pictures"), settings.dataset, settings.corpus_pictures, seed
+        )
     )
     judged = stage.all(
         ask_about_corpus_pictures.submit(
@@ -403,7 +406,7 @@ def _actor_dataset(now: _RoundNow, stage: Account, collected: _Collected, labels
             labels.relabels,
             now.previous.actor_dataset if now.previous else None,
             settings.dataset,
-            settings.rollout.history,
+            Memory.of(settings.rollout),
             settings.actor.prompt_style,
             settings.world.skill_set,
             now.seed("actor dataset"),
@@ -582,7 +585,7 @@ def _practise(
 ) -> tuple[list[ArtifactRef], list[ArtifactRef]]:
     """Let an actor play the guard's practice tasks greedily and a critic judge it: recordings and judgements."""
     settings = now.settings
-    policy = PolicyChoice(model=actor, temperature=0.0, history=settings.rollout.history)
+    policy = PolicyChoice(model=actor, temperature=0.0, memory=Memory.of(settings.rollout))
     episodes = min(settings.guard.episodes, settings.tasks.episodes)
     parts, glances, judgings = (
         shards(f"actor finetuning: guard, {which} actor {does}", episodes, settings.rollout.shard_size)

@@ -233,7 +233,11 @@ class RolloutSettings(_Section):
     )
     players: int = Field(default=8, ge=1, le=64, description="worlds stepped side by side in a shard")
     temperature: float = Field(default=0.6, ge=0.0, le=5.0, description="the actor's; 0 is greedy")
-    history: int = Field(default=4, ge=0, le=50, description="own last actions that the actor's prompt carries")
+    history: int = Field(default=4, ge=0, le=50, description="own actions that the actor's prompt carries")
+    remember: Literal["last", "interactions"] = Field(
+        default="interactions",
+        description="which: the last ones; interactions: up to half of them are interactions from before those",
+    )
     by_parts: bool = Field(
         default=True,
         description="in practice, put an instruction of several steps to the actor step by step, each until it says Done",
@@ -386,12 +390,13 @@ class DatasetSettings(_Section):
         "from scenes that nobody practises in (columns prompt, completion, images; kind `act` marks demonstrations); unset: "
         "the embedded model's",
     )
-    corpus_pictures: int = Field(
-        default=0,
+    corpus_pictures: int | None = Field(
+        default=None,
         ge=0,
         le=1_000_000,
         description="pictures of the corpus on which the critic, before its first fine-tuning, judges instructions too; it "
-        "learns from these verdicts beside what `max_rows` allows; 0: none",
+        "learns from these verdicts beside what `max_rows` allows; 0: none; unset: six for each episode of a round, if the "
+        "corpus is the critic's own",
     )
     negatives_per_positive: float = Field(
         default=1.0, ge=0.0, le=100.0, description="`no` rows kept for each `yes` row in the critic's dataset"
@@ -587,6 +592,9 @@ class EvaluationSettings(_Section):
     )
 
 
+_CORPUS_PICTURES_AN_EPISODE = 6
+
+
 class Settings(_Section):
     """Everything a run hangs on."""
 
@@ -642,6 +650,19 @@ class Settings(_Section):
                 "conflict", "{text}", {"text": "; ".join(text for _, text in conflicts), "conflicts": conflicts}
             )
         return self
+
+    @property
+    def corpus_is_known(self) -> bool:
+        """Whether the corpus that is rehearsed is what the critic was trained on, as far as the settings tell."""
+        return self.dataset.corpus is not None or self.critic.path == "embedded"
+
+    @property
+    def corpus_pictures(self) -> int:
+        """How many pictures of its corpus the critic judges instructions on, before its first fine-tuning."""
+        asked = self.dataset.corpus_pictures
+        if asked is not None:
+            return asked
+        return _CORPUS_PICTURES_AN_EPISODE * self.tasks.episodes if self.corpus_is_known else 0
 
 
 def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -1181,7 +1202,7 @@ def _missing_files(settings: Settings) -> Iterator[str]:
     instructions = settings.tasks.instructions
     if instructions is not None and not instructions.is_file():
         yield f"tasks.instructions: no such file: {instructions}"
-    if settings.dataset.corpus_pictures and settings.dataset.corpus is None and settings.critic.path != "embedded":
+    if settings.dataset.corpus_pictures and not settings.corpus_is_known:
         yield (
             f"dataset.corpus_pictures={settings.dataset.corpus_pictures} wants pictures that the critic was trained on, and of "
             f"critic.path={settings.critic.path} no corpus is named; set dataset.corpus, or dataset.corpus_pictures=0"

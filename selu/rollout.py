@@ -21,6 +21,7 @@ import numpy as np
 from selu.config import WorldSettings
 from selu.errors import TerminalError, WorldError
 from selu.frames import encode_picture
+from selu.memory import NO_MEMORY, Memory
 from selu.models.base import Prompt, Reply, VisionLanguageModel
 from selu.prompting import act_prompt
 from selu.records import Episode, Frame, OracleEpisode, OracleStep, Step, Task
@@ -90,11 +91,11 @@ class ActorPolicy:
         *,
         temperature: float,
         max_new_tokens: int,
-        history: int,
+        memory: Memory = NO_MEMORY,
         by_parts: bool = False,
     ) -> None:
         self.model, self.temperature = model, temperature
-        self.max_new_tokens, self.history = max_new_tokens, history
+        self.max_new_tokens, self.memory = max_new_tokens, memory
         self.by_parts = by_parts
 
     @property
@@ -102,8 +103,8 @@ class ActorPolicy:
         return self.model.revision
 
     def prompt(self, situation: Situation) -> Prompt:
-        """What the model reads: the instruction, its own last actions if the settings say so, and the frame."""
-        before = situation.history[-self.history :] if self.history else ()
+        """What the model reads: the instruction, what it remembers of its own actions, and the frame."""
+        before = self.memory.recall(situation.history)
         text = act_prompt(situation.instruction, before, self.model.prompt_style, situation.skill_set)
         return Prompt((situation.frame,), text)
 

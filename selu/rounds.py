@@ -200,8 +200,11 @@ def _shaping(settings: Settings, but: set[str]) -> str:
     """Settings without those that say where results go, how many rounds there are and who runs them."""
     left_out: dict[str, Any] = dict.fromkeys(("data_dir", "rounds", "report_to", "orchestration", *but), True)
     left_out |= {key: {"checkpoint_steps"} for key in ("actor_finetuning", "critic_finetuning")}
-    if not settings.dataset.corpus_pictures:
-        left_out["dataset"] = {"corpus_pictures"}  # so that folders of runs from before this setting keep their names
+    # So that folders of runs from before these settings keep their names.
+    if settings.dataset.corpus_pictures == 0:
+        left_out["dataset"] = {"corpus_pictures"}
+    if settings.rollout.remember == "last":
+        left_out["rollout"] = {"remember"}
     return json.dumps(settings.model_dump(mode="json", exclude=left_out), sort_keys=True)
 
 

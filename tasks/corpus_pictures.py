@@ -35,15 +35,15 @@ class DrawnPictures(Made):
 
 
 @stage_task(CORPUS_PICTURES)
-def draw_corpus_pictures(workspace: Workspace, shard: Shard, dataset: DatasetSettings, seed: int) -> DrawnPictures:
-    """Draw `dataset.corpus_pictures` pictures, or as many as there are."""
+def draw_corpus_pictures(
+    workspace: Workspace, shard: Shard, dataset: DatasetSettings, count: int, seed: int
+) -> DrawnPictures:
+    """Draw `count` pictures of the corpus, or as many as there are."""
 
     def compute(path: Path, report: Meter) -> None:
         from selu.base_model.packaging import load_replay, split_replay
 
-        episodes, frames = corpus_pictures(
-            *split_replay(load_replay(corpus_of(dataset))), dataset.corpus_pictures, seed
-        )
+        episodes, frames = corpus_pictures(*split_replay(load_replay(corpus_of(dataset))), count, seed)
         write_table(path / "corpus_episodes.parquet", episodes, Episode)
         write_table(path / "corpus_frames.parquet", frames, Frame)
 
@@ -53,7 +53,7 @@ def draw_corpus_pictures(workspace: Workspace, shard: Shard, dataset: DatasetSet
         shard,
         "corpus_pictures",
         compute,
-        config={"corpus": corpus_digest(dataset), "count": dataset.corpus_pictures, "seed": seed},
+        config={"corpus": corpus_digest(dataset), "count": count, "seed": seed},
     )
     drawn = read_table(workspace.store().path(made.ref) / "corpus_episodes.parquet", Episode)
     return DrawnPictures(ref=made.ref, cached=made.cached, seconds=made.seconds, count=len(drawn))

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from selu.config import DatasetSettings
 from selu.errors import ArtifactError, ConfigError, NothingToLearn
+from selu.memory import Memory
 from selu.prompting import PromptStyle, prompts_digest
 from selu.records import Answer, Episode, Frame, Question, Relabel, Verdict
 from selu.rounds import Workspace
@@ -52,7 +53,9 @@ _MODULES = (
     "selu.base_model.packaging",
 )
 CRITIC_DATASET = Stage(name="critic-dataset", version=3, modules=(*_MODULES, "selu.datasets.for_critic"))
-ACTOR_DATASET = Stage(name="actor-dataset", version=5, modules=(*_MODULES, "selu.datasets.for_actor", "selu.deeds"))
+ACTOR_DATASET = Stage(
+    name="actor-dataset", version=6, modules=(*_MODULES, "selu.datasets.for_actor", "selu.deeds", "selu.memory")
+)
 
 
 def read_dataset(store: Store, ref: ArtifactRef, config: Literal["actor", "critic"]) -> datasets.Dataset:
@@ -239,7 +242,7 @@ def make_actor_dataset(
     relabels: Sequence[ArtifactRef],
     previous: ArtifactRef | None,
     dataset: DatasetSettings,
-    history: int,
+    memory: Memory,
     style: PromptStyle,
     skill_set: str,
     seed: int,
@@ -251,7 +254,7 @@ def make_actor_dataset(
         "prompts": prompts_digest(),
         "style": style,
         "skill_set": skill_set,
-        "history": history,
+        "memory": memory.model_dump(mode="json"),
         "seed": seed,
         "round": round_number,
     }
@@ -269,7 +272,7 @@ def make_actor_dataset(
             read_all(store, relabels, "relabels", Relabel),
             dataset,
             seed=seed,
-            history=history,
+            memory=memory,
             style=style,
             skill_set=skill_set,
             replay=_replay(dataset),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from selu.config import RolloutSettings, TaskKind, TaskSettings, WorldSettings
+from selu.memory import NO_MEMORY, Memory
 from selu.prompting import prompts_digest
 from selu.records import Episode, Frame, OracleEpisode, OracleStep, Step
 from selu.records import Task as HouseholdTask
@@ -66,7 +67,14 @@ PROBE_TASKS = Stage(name="probe-tasks", version=1, modules=("selu.worlds.tasks",
 ROLLOUT = Stage(
     name="rollout",
     version=2,
-    modules=("selu.rollout", *_WORLD, "selu.prompting", "selu.frames", "selu.models.transformers_engine"),
+    modules=(
+        "selu.rollout",
+        *_WORLD,
+        "selu.prompting",
+        "selu.memory",
+        "selu.frames",
+        "selu.models.transformers_engine",
+    ),
 )
 
 
@@ -76,7 +84,7 @@ class PolicyChoice(Value):
     kind: Literal["actor", "planner", "near_miss", "sibling", "random"] = "actor"
     model: Model | None = Field(default=None, description="the actor's; None for a scripted policy")
     temperature: float = 0.0
-    history: int = 0
+    memory: Memory = NO_MEMORY
     by_parts: bool = Field(default=False, description="instructions of several steps are put to it step by step")
     noise: float = Field(default=0.0, description="share of the planner's actions that are replaced by random ones")
 
@@ -216,6 +224,6 @@ def _acting(policy: PolicyChoice, store: Store) -> Policy:
         policy.model.load(store),
         temperature=policy.temperature,
         max_new_tokens=policy.model.settings.max_new_tokens,
-        history=policy.history,
+        memory=policy.memory,
         by_parts=policy.by_parts,
     )

@@ -107,7 +107,7 @@ def plan_comparison(
             raise ConfigError(f"{name} of a comparison must be at least 1, got {number}")
     chosen = load_methods(methods)
     sizes = {
-        method.name: (seeds, rounds) if method.role in ("method", "variant") else (baseline_seeds, baseline_rounds)
+        method.name: (seeds, rounds) if method.role == "method" else (baseline_seeds, baseline_rounds)
         for method in chosen
     }
     runs = [

@@ -20,7 +20,7 @@ _PANELS = (
     ("actor", "A", "actor, probe A\nshare of tasks done"),
     ("actor", "B", "actor, probe B\nshare of tasks done"),
 )
-_COLOURS = {"method": "#1f4e9c", "variant": "#5b9bd5", "upper bound": "#3b8b4f", "ablation": "#8a8f98"}
+_COLOURS = {"method": "#1f4e9c", "upper bound": "#3b8b4f", "ablation": "#8a8f98"}
 _BASELINES = ("#c8622b", "#a43d73", "#8a7a1d", "#5c4aa0", "#2b8f98")
 _GREY = "#55595f"
 

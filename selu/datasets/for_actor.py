@@ -18,6 +18,7 @@ from selu.datasets.rows import Row, assemble, own_room, rank, take
 from selu.deeds import WALKING, Deed, deeds_of, undoes
 from selu.errors import ArtifactError
 from selu.frames import FrameTable, steps_by_episode
+from selu.memory import NO_MEMORY, Memory
 from selu.prompting import PromptStyle, act_prompt
 from selu.records import Episode, Frame, Relabel, Step, Verdict
 from selu.worlds.actions import read_action
@@ -38,7 +39,7 @@ def actor_rows(
     settings: DatasetSettings,
     *,
     seed: int,
-    history: int = 0,
+    memory: Memory = NO_MEMORY,
     style: PromptStyle = "brief",
     skill_set: str = "household",
     replay: datasets.Dataset | None = None,
@@ -48,8 +49,8 @@ def actor_rows(
 
     From episodes accepted as done under their own instruction and from accepted relabels, both cut at the frame where
     the instruction was achieved, as far as is known, and ended with `Done`; then from pairs of them that are joined to
-    instructions of two steps. Malformed actions, steps that led back to the same picture and turns back are left out. `history`
-    (the number of own actions that the prompt carries), `style` and `skill_set` are those of the rollout: a row under
+    instructions of two steps. Malformed actions, steps that led back to the same picture and turns back are left out. `memory`
+    (of own actions, which the prompt carries), `style` and `skill_set` are those of the rollout: a row under
     the own instruction has the very prompt of its step, but for those of `settings.recoveries`, whose memory ends with a
     walk that was tried too early. Needs every frame of the accepted trajectories.
     """
@@ -75,17 +76,17 @@ def actor_rows(
     trajectories.sort(key=lambda item: rank(seed, item.episode.episode_id, item.instruction, item.end))
 
     def prompt(instruction: str, before: Sequence[str]) -> str:
-        return act_prompt(instruction, before[-history:] if history else (), style, skill_set)
+        return act_prompt(instruction, memory.recall(before), style, skill_set)
 
     def rows_of(trajectory: _Trajectory, before: Sequence[str] = ()) -> list[Row]:
         taken = by_episode.get(trajectory.episode.episode_id, [])
         # Without a memory nobody would know that anything was tried.
-        recoveries = settings.recoveries and history > 0
+        recoveries = settings.recoveries and memory.room > 0
         return _trajectory_rows(trajectory, taken, table, prompt, before, recoveries=recoveries)
 
     units = [rows_of(trajectory) for trajectory in trajectories]
     # Without a memory nothing would tell the second half from the first.
-    each = settings.compositions if history else 0
+    each = settings.compositions if memory.room else 0
     deeds = {
         item: deeds_of(by_episode.get(item.episode.episode_id, [])[: item.end], table) for item in trajectories if each
     }
@@ -156,11 +157,12 @@ def _compositions(
 def _at_the_seam(first: _Trajectory, later: Sequence[Row], frames: FrameTable) -> list[Row]:
     """What comes next where the first half of a composition ended; without it, Done would be all that is learned of that.
 
-    Nobody knows which way the second thing is from there. But a half that begins by looking around may begin anywhere.
+    Nobody knows which way the second thing is from there. But a half that begins by looking around may begin anywhere, and one
+    that begins with a walk to it at worst is tried too early, which recoveries teach to get over.
     """
     for row in later[:1]:
         action = read_action(row.completion)
-        if row.frame_index == 0 and action is not None and action.verb in _BACK:
+        if row.frame_index == 0 and action is not None and (action.verb in _BACK or action.verb in WALKING):
             image = frames.image(first.episode.episode_id, first.end)
             ids = {"verdict_id": "", "relabel_id": "", **first.ids}
             return [replace(row, image=image, episode=first.episode, frame_index=first.end, **ids)]

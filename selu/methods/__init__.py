@@ -20,8 +20,7 @@ __all__ = ["METHODS", "Method", "Role", "load_method", "load_methods", "method_s
 
 METHODS = Path(__file__).parent
 
-Role = Literal["method", "variant", "baseline", "ablation", "upper bound"]
-"""`variant`: SELU with something more, which is compared only where it is named."""
+Role = Literal["method", "baseline", "ablation", "upper bound"]
 _ROLES: tuple[Role, ...] = get_args(Role)
 
 _NOT_A_METHODS = ("name", "method", "seed", "rounds", "data_dir", "report_to", "evaluation")
@@ -74,7 +73,7 @@ def load_method(path: Path) -> Method:
 
 
 def load_methods(names: Sequence[str] = (), folder: Path = METHODS) -> list[Method]:
-    """The methods with these names, or all of a folder but variants: SELU, then baselines, ablations and upper bounds by name.
+    """The methods with these names, or all of a folder: SELU, then baselines, ablations and upper bounds by name.
 
     Raises:
         ConfigError: there is no such method, or a file is not one.
@@ -86,7 +85,6 @@ def load_methods(names: Sequence[str] = (), folder: Path = METHODS) -> list[Meth
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(f"no such method: {name!r}{hint} (known: {', '.join(files)})")
     methods = [load_method(files[name]) for name in dict.fromkeys(names) or files]
-    methods = [method for method in methods if names or method.role != "variant"]
     return sorted(methods, key=lambda method: (_ROLES.index(method.role), method.name))
 
 

@@ -13,6 +13,7 @@ import selu.rollout
 from selu.config import TaskSettings, WorldSettings
 from selu.errors import TerminalError, WorldError
 from selu.frames import is_interaction
+from selu.memory import Memory
 from selu.models.base import Prompt
 from selu.prompting import act_prompt
 from selu.records import Task
@@ -88,7 +89,7 @@ def test_without_a_goal_nobody_knows_whether_it_succeeded(tasks: list[Task]) -> 
 def test_what_the_skill_set_lacks_is_no_action(tasks: list[Task]) -> None:
     settings = WorldSettings(skill_set="primitives", max_steps=2)
     world = ThorWorld(PlayerSimulator(settings), settings)
-    actor = ActorPolicy(Repeating("Approach(Fridge)"), temperature=0.0, max_new_tokens=4, history=0)
+    actor = ActorPolicy(Repeating("Approach(Fridge)"), temperature=0.0, max_new_tokens=4, memory=Memory(room=0))
     made = roll_out(tasks[:1], [0], actor, [world])
     assert [s.well_formed for s in made.steps] == [False, False]
 
@@ -120,7 +121,7 @@ class Obeying(ScriptedModel):
 def test_in_practice_several_steps_are_put_to_the_actor_one_by_one(tasks: list[Task]) -> None:
     task = tasks[0].model_copy(update={"instruction": "turn right and then turn left"})
     for by_parts, played in ((True, ["RotateRight", "RotateLeft", "Done"]), (False, ["RotateRight", "Done"])):
-        actor = ActorPolicy(Obeying({}), temperature=0.0, max_new_tokens=4, history=4, by_parts=by_parts)
+        actor = ActorPolicy(Obeying({}), temperature=0.0, max_new_tokens=4, memory=Memory(room=4), by_parts=by_parts)
         made = roll_out([task], [0], actor, worlds(1))
         assert [step.action for step in made.steps] == played
         assert [episode.instruction for episode in made.episodes] == [task.instruction]
@@ -130,7 +131,7 @@ def test_in_practice_several_steps_are_put_to_the_actor_one_by_one(tasks: list[T
 
 @pytest.mark.parametrize("who", ["planner", "actor"])
 def test_what_was_lived_holds_no_truth(tasks: list[Task], who: str) -> None:
-    actor = ActorPolicy(Repeating("RotateRight"), temperature=0.0, max_new_tokens=4, history=3)
+    actor = ActorPolicy(Repeating("RotateRight"), temperature=0.0, max_new_tokens=4, memory=Memory(room=3))
     policy: Policy = PlannerPolicy() if who == "planner" else actor
     made = roll_out(tasks[:3], range(3), policy, worlds(1))
     if who == "actor":
@@ -200,7 +201,7 @@ def test_a_world_that_breaks_its_contract_is_not_recorded(
             frame, _, terminated, truncated, _ = super().step(action)
             return np.pad(frame, ((0, margin), (0, 0), (0, 0))), 0.0, ends or terminated, truncated, {}
 
-    actor = ActorPolicy(Repeating("MoveAhead"), temperature=0.0, max_new_tokens=4, history=0)
+    actor = ActorPolicy(Repeating("MoveAhead"), temperature=0.0, max_new_tokens=4, memory=Memory(room=0))
     with pytest.raises(TerminalError, match=says):
         roll_out(tasks[:1], [0], actor, [Breaking(PlayerSimulator(SETTINGS), SETTINGS)])
 
@@ -238,7 +239,7 @@ def test_idle_players_of_a_real_build_are_stopped_for_others(monkeypatch: pytest
 
 
 def test_an_episode_whose_world_is_lost_is_repeated_as_it_was(tasks: list[Task]) -> None:
-    actor = ActorPolicy(Counting({}), temperature=0.0, max_new_tokens=4, history=4)
+    actor = ActorPolicy(Counting({}), temperature=0.0, max_new_tokens=4, memory=Memory(room=4))
     plain = roll_out(tasks[:3], range(3), actor, [Failing(10**6, brighter=0) for _ in range(2)])
     asked = len(actor.model.calls)  # type: ignore[attr-defined]
     lossy = [Failing(3, brighter=0), Failing(10**6, brighter=0)]
@@ -268,7 +269,7 @@ def test_a_scripted_policy_may_lose_the_world_by_looking_into_it(tasks: list[Tas
 
 
 def test_in_a_world_that_is_never_twice_the_same_the_actor_is_asked_anew(tasks: list[Task]) -> None:
-    actor = ActorPolicy(Counting({}), temperature=0.0, max_new_tokens=4, history=4)
+    actor = ActorPolicy(Counting({}), temperature=0.0, max_new_tokens=4, memory=Memory(room=4))
     world = Failing(3, brighter=10)
     made = roll_out(tasks[:1], [0], actor, [world])
     assert world.resets == 3  # at first, to repeat it, and to begin again
