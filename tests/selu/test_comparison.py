@@ -144,7 +144,7 @@ def test_recorded_runs_are_still_known_by_the_settings_they_were_made_with() -> 
     threads = {"threads": 1}
     settings = validate_settings(
         dict.fromkeys(("actor", "critic", "actor_finetuning", "critic_finetuning"), threads)
-        | {"method": "selu", "report_to": []}
+        | {"method": "selu", "report_to": [], "rollout": {"remember": "last"}, "dataset": {"corpus_pictures": 0}}
     )
-    recorded = Path(__file__).parents[2] / "results" / "comparison" / "runs"
+    recorded = Path(__file__).parents[2] / "results" / "fourth_recipe" / "runs"
     assert (recorded / run_folder(settings)).is_dir()
