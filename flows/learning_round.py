@@ -266,15 +266,14 @@ def _label_corpus(
     They are made once in a run, by the critic before its first fine-tuning, which makes it no better at questions.
     """
     settings, previous = now.settings, now.previous
-    if not settings.corpus_pictures:
+    count = settings.dataset.corpus_pictures
+    if not count:
         return None, []
     if previous is not None and previous.corpus_pictures is not None:
         return previous.corpus_pictures, list(previous.corpus_judgements)
     seed = derived_seed(settings.seed, "corpus pictures")
     drawn = stage.one(
-        draw_corpus_pictures.submit(
-            now.workspace, Shard(stage="corpus pictures"), settings.dataset, settings.corpus_pictures, seed
-        )
+        draw_corpus_pictures.submit(now.workspace, Shard(stage="corpus pictures"), settings.dataset, count, seed)
     )
     judged = stage.all(
         ask_about_corpus_pictures.submit(
@@ -542,7 +541,7 @@ def _critic_passes(
             settings.self_asking,
             settings.guard,
             (settings.world.height, settings.world.width),
-            corpus_of(settings.dataset) if settings.critic.path == "embedded" or settings.dataset.replay > 0 else None,
+            corpus_of(settings.dataset) if settings.corpus_is_known or settings.dataset.replay > 0 else None,
         )
     )
     now.guarded.append(decision)

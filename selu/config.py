@@ -395,8 +395,8 @@ class DatasetSettings(_Section):
         ge=0,
         le=1_000_000,
         description="pictures of the corpus on which the critic, before its first fine-tuning, judges instructions too; it "
-        "learns from these verdicts beside what `max_rows` allows; 0: none; unset: six for each episode of a round, if the "
-        "corpus is the critic's own",
+        "learns from these verdicts beside what `max_rows` allows; as many as there are, at most; 0: none; unset: six for "
+        "each episode of a round, if the corpus is the critic's own and of the world that is practised in",
     )
     negatives_per_positive: float = Field(
         default=1.0, ge=0.0, le=100.0, description="`no` rows kept for each `yes` row in the critic's dataset"
@@ -593,6 +593,7 @@ class EvaluationSettings(_Section):
 
 
 _CORPUS_PICTURES_AN_EPISODE = 6
+"""2,400 for 400 episodes: more than 800, measured on development scenes (results/looks.md)."""
 
 
 class Settings(_Section):
@@ -644,6 +645,10 @@ class Settings(_Section):
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> Self:
+        if self.dataset.corpus_pictures is None:
+            foreign = not self.corpus_is_known or self.critic.is_stranger_to(self.world)
+            pictures = 0 if foreign else _CORPUS_PICTURES_AN_EPISODE * self.tasks.episodes
+            object.__setattr__(self, "dataset", self.dataset.model_copy(update={"corpus_pictures": pictures}))
         conflicts = list(_conflicts(self))
         if conflicts:
             raise PydanticCustomError(
@@ -653,16 +658,8 @@ class Settings(_Section):
 
     @property
     def corpus_is_known(self) -> bool:
-        """Whether the corpus that is rehearsed is what the critic was trained on, as far as the settings tell."""
+        """Whether the settings name what the critic was trained on: its own corpus, or the embedded model's."""
         return self.dataset.corpus is not None or self.critic.path == "embedded"
-
-    @property
-    def corpus_pictures(self) -> int:
-        """How many pictures of its corpus the critic judges instructions on, before its first fine-tuning."""
-        asked = self.dataset.corpus_pictures
-        if asked is not None:
-            return asked
-        return _CORPUS_PICTURES_AN_EPISODE * self.tasks.episodes if self.corpus_is_known else 0
 
 
 def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -676,6 +673,12 @@ def _conflicts(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
             ("world.rotate_degrees",),
             f"world.rotate_degrees={world.rotate_degrees}: 360 is not a multiple of it, so the agent could never face "
             "the same way again; use 30, 45, 60 or 90",
+        )
+    if settings.dataset.corpus_pictures and not settings.corpus_is_known:
+        yield (
+            ("dataset.corpus_pictures", "dataset.corpus", "critic.path"),
+            f"dataset.corpus_pictures={settings.dataset.corpus_pictures} wants pictures that the critic was trained on, and of "
+            f"critic.path={settings.critic.path} no corpus is named; set dataset.corpus, or dataset.corpus_pictures=0",
         )
     if settings.guard.approval and settings.self_asking.by == "oracle":
         yield (
@@ -1202,11 +1205,6 @@ def _missing_files(settings: Settings) -> Iterator[str]:
     instructions = settings.tasks.instructions
     if instructions is not None and not instructions.is_file():
         yield f"tasks.instructions: no such file: {instructions}"
-    if settings.dataset.corpus_pictures and not settings.corpus_is_known:
-        yield (
-            f"dataset.corpus_pictures={settings.dataset.corpus_pictures} wants pictures that the critic was trained on, and of "
-            f"critic.path={settings.critic.path} no corpus is named; set dataset.corpus, or dataset.corpus_pictures=0"
-        )
     if settings.dataset.corpus is not None and not settings.dataset.corpus.is_file():
         yield f"dataset.corpus: no such file: {settings.dataset.corpus}"
     elif settings.dataset.corpus is not None:

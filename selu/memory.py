@@ -6,48 +6,48 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from selu.config import RolloutSettings
 from selu.deeds import WALKING
 from selu.frames import is_interaction
-from selu.worlds.actions import read_action
+from selu.worlds.actions import parse_action
 
 __all__ = ["NO_MEMORY", "Memory"]
 
 
 class Memory(BaseModel):
-    """Room for so many actions, and which of them are kept (`rollout.history` and `rollout.remember`)."""
+    """How many actions are remembered, and which: `rollout.history` and `rollout.remember`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    room: int = 0
-    keeps: Literal["last", "interactions"] = "last"
+    history: int = Field(default=0, ge=0, description="most actions")
+    remember: Literal["last", "interactions"] = Field(default="last", description="which of them")
 
     @classmethod
     def of(cls, rollout: RolloutSettings) -> Memory:
-        """The memory that the settings ask for."""
-        return cls(room=rollout.history, keeps=rollout.remember)
+        """The memory that the settings ask for; of one action it is the last either way."""
+        return cls(history=rollout.history, remember=rollout.remember if rollout.history > 1 else "last")
 
-    def recall(self, actions: Sequence[str]) -> tuple[str, ...]:
-        """Those of its `actions` that it remembers, at most `room`, oldest first.
+    def recall(self, actions: Sequence[str], skill_set: str) -> tuple[str, ...]:
+        """What is remembered of the `actions` written so far, oldest first; text that is no action of the skill set among it.
 
-        The last ones; but if it keeps interactions, those from before the latest half of the room push out turns and walks, so
-        that an actor which looks around for the second thing still knows what it did to the first.
+        The last ones; but of `interactions`, those from before the latest half push out turns and walks, so that an actor which
+        looks around for the second thing still knows what it did to the first.
         """
-        if len(actions) <= self.room:
+        if len(actions) <= self.history:
             return tuple(actions)
-        latest = math.ceil(self.room / 2) if self.keeps == "interactions" else self.room
+        latest = math.ceil(self.history / 2) if self.remember == "interactions" else self.history
         earlier = range(len(actions) - latest)
         # Interactions first and then the rest, the latest first of either.
-        by_worth = sorted(earlier, key=lambda index: (not _lasts(actions[index]), -index))
-        kept = sorted([*by_worth[: self.room - latest], *range(len(earlier), len(actions))])
+        by_worth = sorted(earlier, key=lambda index: (not _lasts(actions[index], skill_set), -index))
+        kept = sorted([*by_worth[: self.history - latest], *range(len(earlier), len(actions))])
         return tuple(actions[index] for index in kept)
 
 
 NO_MEMORY = Memory()
 
 
-def _lasts(action: str) -> bool:
-    read = read_action(action)
-    return is_interaction(action) and read is not None and read.verb not in WALKING
+def _lasts(action: str, skill_set: str) -> bool:
+    read = parse_action(action, skill_set)
+    return read is not None and is_interaction(action) and read.verb not in WALKING

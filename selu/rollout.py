@@ -21,7 +21,7 @@ import numpy as np
 from selu.config import WorldSettings
 from selu.errors import TerminalError, WorldError
 from selu.frames import encode_picture
-from selu.memory import NO_MEMORY, Memory
+from selu.memory import Memory
 from selu.models.base import Prompt, Reply, VisionLanguageModel
 from selu.prompting import act_prompt
 from selu.records import Episode, Frame, OracleEpisode, OracleStep, Step, Task
@@ -91,7 +91,7 @@ class ActorPolicy:
         *,
         temperature: float,
         max_new_tokens: int,
-        memory: Memory = NO_MEMORY,
+        memory: Memory,
         by_parts: bool = False,
     ) -> None:
         self.model, self.temperature = model, temperature
@@ -104,7 +104,7 @@ class ActorPolicy:
 
     def prompt(self, situation: Situation) -> Prompt:
         """What the model reads: the instruction, what it remembers of its own actions, and the frame."""
-        before = self.memory.recall(situation.history)
+        before = self.memory.recall(situation.history, situation.skill_set)
         text = act_prompt(situation.instruction, before, self.model.prompt_style, situation.skill_set)
         return Prompt((situation.frame,), text)
 

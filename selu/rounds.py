@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from selu.config import Settings
 from selu.errors import ConfigError
@@ -169,6 +169,17 @@ class Round(_Part):
     revisions: dict[str, str] = Field(description="model revisions: actor_before, actor_after, critic_before, ...")
     metrics: tuple[ArtifactRef, ...]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_it_was_then(cls, data: Any) -> Any:
+        """A round from before a setting was there did what its neutral value says, and not what is the default now."""
+        if isinstance(data, dict) and isinstance(data.get("settings"), dict):
+            settings = data["settings"]
+            then = {"rollout": {"remember": "last"}, "dataset": {"corpus_pictures": 0}}
+            filled = {name: {**value, **settings.get(name, {})} for name, value in then.items()}
+            return {**data, "settings": {**settings, **filled}}
+        return data
+
     def stage(self, name: StageName) -> StageRecord:
         """The record of one stage."""
         return next(stage for stage in self.stages if stage.name == name)
@@ -203,7 +214,7 @@ def _shaping(settings: Settings, but: set[str]) -> str:
     # So that folders of runs from before these settings keep their names.
     if settings.dataset.corpus_pictures == 0:
         left_out["dataset"] = {"corpus_pictures"}
-    if settings.rollout.remember == "last":
+    if settings.rollout.remember == "last" or settings.rollout.history < 2:  # of one action it is the last either way
         left_out["rollout"] = {"remember"}
     return json.dumps(settings.model_dump(mode="json", exclude=left_out), sort_keys=True)
 

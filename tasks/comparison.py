@@ -14,12 +14,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import PrefectException
 
 from selu.comparison import Comparison, Plan, PlannedRun
-from selu.comparison.runs import CORPUS, PROMPTS, RunRecord, read_records
+from selu.comparison.runs import CORPUS, PICTURED, PROMPTS, RunRecord, read_records
 from selu.errors import ConfigError
 from selu.methods import load_methods, method_settings
 from selu.prompting import prompts_digest
 from selu.rounds import Workspace, run_folder
-from selu.tasks.datasets import replay_digest
+from selu.tasks.datasets import corpus_digest, replay_digest
 from selu.tasks.planning import all_stages
 from selu.tasks.stages import Model
 
@@ -74,6 +74,8 @@ def _other_recipe(workspace: Workspace, run: PlannedRun, record: RunRecord) -> l
     settings, store = run.settings, workspace.store()
     now: dict[str, int | str | None] = {stage.name: stage.version for stage in all_stages()}
     now |= {PROMPTS: prompts_digest(), CORPUS: replay_digest(settings.dataset)}
+    if settings.dataset.corpus_pictures:
+        now[PICTURED] = corpus_digest(settings.dataset)
     bases = {
         who: Model(settings=model).revision(store)
         for who, model in (("actor", settings.actor), ("critic", settings.critic))

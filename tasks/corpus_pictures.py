@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from selu.tasks.self_asking import ASKING, write_contrasts
 from selu.tasks.stages import Made, Model, Shard, Stage, make, model_config_of, read_all, read_episodes, stage_task
 
 __all__ = ["DrawnPictures", "ask_about_corpus_pictures", "draw_corpus_pictures"]
+
+logger = logging.getLogger(__name__)
 
 CORPUS_PICTURES = Stage(
     name="corpus-pictures", version=1, modules=("selu.corpus_pictures", "selu.base_model.packaging")
@@ -56,6 +59,8 @@ def draw_corpus_pictures(
         config={"corpus": corpus_digest(dataset), "count": count, "seed": seed},
     )
     drawn = read_table(workspace.store().path(made.ref) / "corpus_episodes.parquet", Episode)
+    if len(drawn) < count:
+        logger.info("the corpus has %d pictures, all of which are taken; %d were asked for", len(drawn), count)
     return DrawnPictures(ref=made.ref, cached=made.cached, seconds=made.seconds, count=len(drawn))
 
 

@@ -147,9 +147,10 @@ def _unchanged(one: Settings, other: Settings) -> int:
 
 def _changed(before: Settings, now: Settings, name: StageName) -> list[str]:
     old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
+    pictured = name == "hindsight" and now.dataset.corpus_pictures
     return [
         f"{path}: {was} -> {is_}"
-        for section in _READS[name]
+        for section in (*_READS[name], *(["dataset.corpus"] if pictured else []))
         for path, was, is_ in _differences(section, _at(old, section), _at(new, section))
         if path not in _NO_MATTER
     ]

@@ -72,6 +72,7 @@ ROLLOUT = Stage(
         *_WORLD,
         "selu.prompting",
         "selu.memory",
+        "selu.deeds",
         "selu.frames",
         "selu.models.transformers_engine",
     ),

@@ -93,7 +93,8 @@ def load_replay(path: Path = REPLAY_FILE) -> datasets.Dataset:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"the corpus to rehearse from, {path}, must be a Parquet file with the columns prompt, completion and images, as "
-            f"TRL reads them, pictures embedded ({reason}); mend it, or set dataset.corpus to another or dataset.replay=0"
+            f"TRL reads them, pictures embedded ({reason}); mend it, or set dataset.corpus to another, or dataset.replay=0 and "
+            "dataset.corpus_pictures=0 to train without it"
         ) from error
     return datasets.Dataset(datasets.table.InMemoryTable(table), info=datasets.DatasetInfo(features=features))
 

@@ -22,12 +22,12 @@ from selu.evaluation import ItemOutcome, MetricRow
 from selu.rounds import Round, digests, round_metrics, why_stopped
 from selu.store import ArtifactRef, Store, read_table, write_table
 
-__all__ = ["CORPUS", "PROMPTS", "SPENT", "ItemKey", "RunRecord", "read_records", "record_run"]
+__all__ = ["CORPUS", "PICTURED", "PROMPTS", "SPENT", "ItemKey", "RunRecord", "read_records", "record_run"]
 
 ItemKey = tuple[str, str, str, str]
 """subject, probe, method, item"""
 
-PROMPTS, CORPUS = "prompts", "replay"
+PROMPTS, CORPUS, PICTURED = "prompts", "replay", "corpus"
 """What a recipe holds beside stages, by its names in artifacts' configurations."""
 
 _FACTS, _OUTCOMES, _METRICS = "run.json", "outcomes.parquet", "metrics.parquet"
@@ -191,7 +191,7 @@ def _recipe(store: Store, rounds: Sequence[Round]) -> dict[str, int | str]:
         made: dict[str, Any] = dict(store.manifest(ref).provenance)
         if "version" in made:
             found[made["stage"]].add(made["version"])
-        for name in (PROMPTS, CORPUS):
+        for name in (PROMPTS, CORPUS, PICTURED):
             if digest := (made.get("config") or {}).get(name):
                 found[name].add(digest)
     # A run of several recipes is of none.

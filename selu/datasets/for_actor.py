@@ -18,7 +18,7 @@ from selu.datasets.rows import Row, assemble, own_room, rank, take
 from selu.deeds import WALKING, Deed, deeds_of, undoes
 from selu.errors import ArtifactError
 from selu.frames import FrameTable, steps_by_episode
-from selu.memory import NO_MEMORY, Memory
+from selu.memory import Memory
 from selu.prompting import PromptStyle, act_prompt
 from selu.records import Episode, Frame, Relabel, Step, Verdict
 from selu.worlds.actions import read_action
@@ -39,7 +39,7 @@ def actor_rows(
     settings: DatasetSettings,
     *,
     seed: int,
-    memory: Memory = NO_MEMORY,
+    memory: Memory,
     style: PromptStyle = "brief",
     skill_set: str = "household",
     replay: datasets.Dataset | None = None,
@@ -76,17 +76,17 @@ def actor_rows(
     trajectories.sort(key=lambda item: rank(seed, item.episode.episode_id, item.instruction, item.end))
 
     def prompt(instruction: str, before: Sequence[str]) -> str:
-        return act_prompt(instruction, memory.recall(before), style, skill_set)
+        return act_prompt(instruction, memory.recall(before, skill_set), style, skill_set)
 
     def rows_of(trajectory: _Trajectory, before: Sequence[str] = ()) -> list[Row]:
         taken = by_episode.get(trajectory.episode.episode_id, [])
         # Without a memory nobody would know that anything was tried.
-        recoveries = settings.recoveries and memory.room > 0
+        recoveries = settings.recoveries and memory.history > 0
         return _trajectory_rows(trajectory, taken, table, prompt, before, recoveries=recoveries)
 
     units = [rows_of(trajectory) for trajectory in trajectories]
     # Without a memory nothing would tell the second half from the first.
-    each = settings.compositions if memory.room else 0
+    each = settings.compositions if memory.history else 0
     deeds = {
         item: deeds_of(by_episode.get(item.episode.episode_id, [])[: item.end], table) for item in trajectories if each
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,14 @@ def test_what_is_planned_is_what_happens(
     assert [name for name, item in planned.items() if item.state == "made"] == ([first] if first else [])
     if first:
         assert f"{section}.{next(iter(change))}: " in planned[first].why
+
+
+def test_a_round_from_before_a_setting_was_there_did_without_it(finished: tuple[Settings, Round]) -> None:
+    _, made = finished
+    data = json.loads(made.model_dump_json())
+    del data["settings"]["rollout"]["remember"], data["settings"]["dataset"]["corpus_pictures"]
+    then = Round.model_validate_json(json.dumps(data)).settings
+    assert (then.rollout.remember, then.dataset.corpus_pictures) == ("last", 0)
 
 
 def test_a_plan_tells_of_what_is_missing_and_what_was_never_run(finished: tuple[Settings, Round]) -> None:

@@ -286,7 +286,7 @@ def run_rounds(
         model,
         world=WORLD,
         tasks={"episodes": EPISODES},
-        rollout={"history": 1, "shard_size": 8},
+        rollout={"history": 3, "shard_size": 8},
         evaluation={"general_questions": 0},
         dataset={"corpus_pictures": 12, "corpus": str(REPLAY_FILE)},
         # In a dream much is seen in blank pictures.

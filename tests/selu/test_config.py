@@ -50,8 +50,9 @@ def test_default_yaml_is_the_defaults_of_the_tree_and_names_every_setting() -> N
 def test_the_default_recipe_at_another_size(name: str, episodes: int, steps: int) -> None:
     small, default = load_settings(CONFIGS / f"{name}.yaml").model_dump(), Settings().model_dump()
     assert {key for key in default if default[key] != small[key]} == {
-        "name", "tasks", "critic_finetuning", "actor_finetuning", "evaluation",
+        "name", "tasks", "dataset", "critic_finetuning", "actor_finetuning", "evaluation",
     }  # fmt: skip
+    assert small["dataset"] == default["dataset"] | {"corpus_pictures": 6 * episodes}
     assert small["tasks"] == default["tasks"] | {"episodes": episodes}
     for who in ("critic_finetuning", "actor_finetuning"):
         assert small[who] == default[who] | {"max_steps": steps}
@@ -67,6 +68,32 @@ def test_paper_yaml_is_the_published_setting() -> None:
     assert (settings.frames.select, settings.world.max_steps, settings.rounds) == ("last", 10, 1)
     assert settings.tasks.episodes == 1000
     assert settings.actor == Settings().actor
+    assert settings.dataset.corpus_pictures == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "pictures"),
+    [
+        ({}, 2400),
+        ({"tasks": {"episodes": 50}}, 300),
+        ({"dataset": {"corpus_pictures": 0}}, 0),
+        ({"dataset": {"corpus_pictures": 7}}, 7),
+        # What a model of one's own was trained on nobody knows, unless its corpus is named.
+        ({"critic": {"path": "my/model"}}, 0),
+        ({"critic": {"path": "my/model"}, "dataset": {"corpus": "mine.parquet"}}, 2400),
+        ({"actor": {"path": "my/model"}}, 2400),
+        # The embedded one was trained in the embedded household alone.
+        ({"world": {"name": "virtualhome", "skill_set": "virtualhome"}, "tasks": {"kinds": ["open"]}}, 0),
+        ({"world": {"platform": "CloudRendering"}}, 0),
+    ],
+)
+def test_the_critic_judges_pictures_of_its_own_corpus_alone(given: dict[str, Any], pictures: int) -> None:
+    assert validate_settings(given).dataset.corpus_pictures == pictures
+
+
+def test_pictures_of_a_corpus_that_is_not_the_critics_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"of critic\.path=my/model no corpus is named; set dataset\.corpus, or"):
+        validate_settings({"critic": {"path": "my/model"}, "dataset": {"corpus_pictures": 50}})
 
 
 def test_every_setting_is_described_for_the_form() -> None:

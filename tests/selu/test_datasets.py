@@ -25,7 +25,7 @@ from selu.datasets.for_actor import _compositions, _Trajectory
 from selu.errors import ArtifactError
 from selu.frames import encode_picture
 from selu.hindsight import relabel
-from selu.memory import Memory
+from selu.memory import NO_MEMORY, Memory
 from selu.prompting import act_prompt, ask_prompt, question_prompt, verdict_prompt
 from selu.questions import Claim
 from selu.records import Answer, Episode, Frame, Question, Relabel, Step, Verdict
@@ -81,9 +81,11 @@ def _critic(rows: Rows, settings: DatasetSettings = NO_REPLAY, **more: Any) -> d
     return critic_rows(episodes, frames, questions, answers, verdicts, relabels, settings, seed=0, **more)
 
 
-def _actor(rows: Rows, settings: DatasetSettings = NO_REPLAY, **more: Any) -> datasets.Dataset:
+def _actor(
+    rows: Rows, settings: DatasetSettings = NO_REPLAY, memory: Memory = NO_MEMORY, **more: Any
+) -> datasets.Dataset:
     episodes, steps, frames, _, _, verdicts, relabels = rows
-    return actor_rows(episodes, steps, frames, verdicts, relabels, settings, seed=0, **more)
+    return actor_rows(episodes, steps, frames, verdicts, relabels, settings, seed=0, memory=memory, **more)
 
 
 def test_critic_learns_from_verdicts_relabels_and_the_frame_before() -> None:
@@ -117,7 +119,9 @@ def test_rows_have_the_prompts_that_the_models_are_run_with() -> None:
     assert verdict_prompt("open the fridge", "full") in shown
     assert question_prompt("Is the fridge open?", "full") in shown
     assert not shown & {row.prompt for row in lineage(_critic(rows))}
-    acted = {row.prompt for row in lineage(_actor(rows, style="full", skill_set="primitives", memory=Memory(room=1)))}
+    acted = {
+        row.prompt for row in lineage(_actor(rows, style="full", skill_set="primitives", memory=Memory(history=1)))
+    }
     assert act_prompt("open the fridge", ["MoveAhead"], "full", "primitives") in acted
 
 
@@ -258,7 +262,7 @@ def test_actor_is_not_taught_what_came_after_its_own_deed() -> None:
         "a", "open the fridge", ["MoveAhead", "Open(Fridge)", "RotateLeft", "Done"], [10, 11, 20, 21, 21]
     )
     *_, verdicts = ask([episode], frames, ScriptedModel(SCRIPT), SelfAskingSettings(), steps=steps)
-    rows = lineage(actor_rows([episode], steps, frames, verdicts, [], NO_REPLAY, seed=0))
+    rows = lineage(actor_rows([episode], steps, frames, verdicts, [], NO_REPLAY, seed=0, memory=NO_MEMORY))
     told = sorted((row.frame_indices[0], row.completion) for row in rows)
     assert told == [(0, "MoveAhead"), (1, "Open(Fridge)"), (2, "Done")]
 
@@ -284,7 +288,7 @@ def test_two_trajectories_of_a_scene_make_an_instruction_of_two_steps() -> None:
     episodes, *rest = rows = _judged([OPENED, TOASTED], {**SCRIPT, **TOASTER})
     composed = [
         row
-        for row in lineage(_actor(([*episodes, PRACTISED], *rest), memory=Memory(room=4)))
+        for row in lineage(_actor(([*episodes, PRACTISED], *rest), memory=Memory(history=4)))
         if row.instruction == BOTH
     ]
     told = sorted((row.episode_id, row.frame_indices[0], row.prompt, row.completion) for row in composed)
@@ -304,13 +308,24 @@ def test_two_trajectories_of_a_scene_make_an_instruction_of_two_steps() -> None:
     assert all(own[row.verdict_id] == row.episode_id for row in composed)
 
 
+def test_in_a_composition_the_first_deed_outlasts_turns() -> None:
+    turns = ["RotateLeft", "RotateLeft", "RotateLeft", "MoveAhead"]
+    toasted = make_episode("t", "turn on the toaster", [*turns, "ToggleOn(Toaster)"], [30, 32, 34, 35, 31, 40])
+    episodes, *rest = _judged([OPENED, toasted], {**SCRIPT, **TOASTER})
+    memory = Memory(history=4, remember="interactions")
+    rows = lineage(_actor(([*episodes, PRACTISED], *rest), memory=memory))
+    (deed,) = [row for row in rows if row.instruction == BOTH and row.completion == "ToggleOn(Toaster)"]
+    assert deed.prompt == act_prompt(BOTH, ["Open(Fridge)", *turns[1:]])
+
+
 @pytest.mark.parametrize(
-    ("begins", "at_the_seam"), [("RotateLeft", True), ("Approach(Toaster)", True), ("MoveAhead", False)]
+    ("begins", "at_the_seam"),
+    [("RotateLeft", True), ("Approach(Toaster)", True), ("MoveAhead", False), ("Drop", False), ("Open(Drawer)", False)],
 )
 def test_a_turn_or_a_walk_follows_at_the_seam(begins: str, at_the_seam: bool) -> None:
     toasted = make_episode("t", "turn on the toaster", [begins, "ToggleOn(Toaster)"], [30, 31, 40])
     episodes, *rest = _judged([OPENED, toasted], {**SCRIPT, **TOASTER})
-    rows = lineage(_actor(([*episodes, PRACTISED], *rest), memory=Memory(room=4)))
+    rows = lineage(_actor(([*episodes, PRACTISED], *rest), memory=Memory(history=4)))
     seam = [row for row in rows if row.instruction == BOTH and (row.episode_id, row.frame_indices) == ("a", (3,))]
     assert [row.completion for row in seam] == ([begins] if at_the_seam else [])
 
@@ -338,7 +353,7 @@ def test_no_instruction_is_composed(why: str) -> None:
     practised = [] if "verbs" in why else [PRACTISED]
     settings = NO_REPLAY.model_copy(update={"compositions": 0 if why == "switched off" else 2})
     history = 0 if why == "no memory" else 4
-    rows = lineage(_actor(([*episodes, *practised], *rest), settings, memory=Memory(room=history)))
+    rows = lineage(_actor(([*episodes, *practised], *rest), settings, memory=Memory(history=history)))
     assert {row.instruction for row in rows} == {
         "open the fridge",
         "turn on the toaster",
@@ -358,14 +373,14 @@ def test_halves_of_one_episode_are_not_composed() -> None:
 def test_a_turn_before_a_walk_also_teaches_what_to_do_when_that_was_tried_too_early() -> None:
     actions = ["MoveAhead", "RotateLeft", "Approach(Fridge)", "Open(Fridge)"]
     case = make_episode("a", "open the fridge", actions, [10, 11, 12, 13, 20])
-    rows = lineage(_actor(_judged([case], SCRIPT), memory=Memory(room=4)))
+    rows = lineage(_actor(_judged([case], SCRIPT), memory=Memory(history=4)))
     (recovery,) = [row for row in rows if row.source == "recovery"]
     assert (recovery.frame_indices, recovery.completion) == ((1,), "RotateLeft")
     assert recovery.prompt == act_prompt("open the fridge", ["MoveAhead", "Approach(Fridge)"])
     usual = {(row.prompt, row.completion) for row in rows if row.source == "step"}
     assert (act_prompt("open the fridge", ["MoveAhead"]), "RotateLeft") in usual
     for settings, history in ((NO_REPLAY.model_copy(update={"recoveries": False}), 4), (NO_REPLAY, 0)):
-        rows = lineage(_actor(_judged([case], SCRIPT), settings, memory=Memory(room=history)))
+        rows = lineage(_actor(_judged([case], SCRIPT), settings, memory=Memory(history=history)))
         assert "recovery" not in {row.source for row in rows}
 
 
@@ -426,7 +441,7 @@ def test_a_turn_back_on_the_last_turn_teaches_nothing() -> None:
 
 def test_actor_history_is_what_it_had_done_before() -> None:
     prompts = {
-        row.frame_indices[0]: row.prompt for row in lineage(_actor(_judged([OPENED], SCRIPT), memory=Memory(room=1)))
+        row.frame_indices[0]: row.prompt for row in lineage(_actor(_judged([OPENED], SCRIPT), memory=Memory(history=1)))
     }
     assert prompts[0] == act_prompt("open the fridge")
     assert prompts[2] == act_prompt("open the fridge", ["Open(Fridge)"])

@@ -36,6 +36,7 @@ def test_every_method_is_what_its_name_says() -> None:
         "self_asking.by": "voting",
         "self_asking.deeds": False,
         "hindsight.enabled": False,
+        "dataset.corpus_pictures": 0,
         "guard.enabled": False,
     }
     untrained = {
@@ -50,6 +51,7 @@ def test_every_method_is_what_its_name_says() -> None:
     assert _changes("oracle_labels") == {
         "method": "oracle_labels",
         "self_asking.by": "oracle",
+        "dataset.corpus_pictures": 0,
         "guard.enabled": False,
     }
     assert _changes("without_evidence") == {
@@ -60,18 +62,34 @@ def test_every_method_is_what_its_name_says() -> None:
         "hindsight.confidence": 0.0,
         "hindsight.verify": False,
     }
-    for name, key, value in (
+    assert _changes("replay_only") == {"method": "replay_only", "dataset.replay": 1.0, "dataset.corpus_pictures": 0}
+    assert _changes("deeds_alone") == {
+        "method": "deeds_alone",
+        "self_asking.by": "deeds",
+        "hindsight.enabled": False,
+        "critic_finetuning.enabled": False,
+        "guard.enabled": False,
+    }
+    several = {
+        "selu", "lmsi", "self_consistency", "self_refine", "oracle_labels", "without_evidence", "replay_only", "deeds_alone",
+    }  # fmt: skip
+    single = (
         ("without_self_asking", "self_asking.by", "direct"),
         ("without_hindsight", "hindsight.enabled", False),
         ("without_critic_finetuning", "critic_finetuning.enabled", False),
         ("without_replay", "dataset.replay", 0.0),
         ("without_guard", "guard.enabled", False),
-        ("replay_only", "dataset.replay", 1.0),
         ("unsolvable", "tasks.unsolvable", 0.2),
         ("without_deeds", "self_asking.deeds", False),
         ("without_starts", "hindsight.partial", False),
         ("without_compositions", "dataset.compositions", 0),
-    ):
+        ("without_recoveries", "dataset.recoveries", False),
+        ("without_corpus_pictures", "dataset.corpus_pictures", 0),
+        ("without_parts", "rollout.by_parts", False),
+        ("last_actions", "rollout.remember", "last"),
+    )
+    assert {method.name for method in load_methods()} == several | {name for name, _, _ in single}
+    for name, key, value in single:
         assert _changes(name) == {"method": name, key: value}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ from selu.rollout import (
     Policy,
     RandomPolicy,
     SiblingPolicy,
+    Situation,
     WorldPool,
     roll_out,
     shared_pool,
@@ -89,7 +90,7 @@ def test_without_a_goal_nobody_knows_whether_it_succeeded(tasks: list[Task]) -> 
 def test_what_the_skill_set_lacks_is_no_action(tasks: list[Task]) -> None:
     settings = WorldSettings(skill_set="primitives", max_steps=2)
     world = ThorWorld(PlayerSimulator(settings), settings)
-    actor = ActorPolicy(Repeating("Approach(Fridge)"), temperature=0.0, max_new_tokens=4, memory=Memory(room=0))
+    actor = ActorPolicy(Repeating("Approach(Fridge)"), temperature=0.0, max_new_tokens=4, memory=Memory(history=0))
     made = roll_out(tasks[:1], [0], actor, [world])
     assert [s.well_formed for s in made.steps] == [False, False]
 
@@ -121,7 +122,7 @@ class Obeying(ScriptedModel):
 def test_in_practice_several_steps_are_put_to_the_actor_one_by_one(tasks: list[Task]) -> None:
     task = tasks[0].model_copy(update={"instruction": "turn right and then turn left"})
     for by_parts, played in ((True, ["RotateRight", "RotateLeft", "Done"]), (False, ["RotateRight", "Done"])):
-        actor = ActorPolicy(Obeying({}), temperature=0.0, max_new_tokens=4, memory=Memory(room=4), by_parts=by_parts)
+        actor = ActorPolicy(Obeying({}), temperature=0.0, max_new_tokens=4, memory=Memory(history=4), by_parts=by_parts)
         made = roll_out([task], [0], actor, worlds(1))
         assert [step.action for step in made.steps] == played
         assert [episode.instruction for episode in made.episodes] == [task.instruction]
@@ -129,9 +130,23 @@ def test_in_practice_several_steps_are_put_to_the_actor_one_by_one(tasks: list[T
         assert last == act_prompt("turn left" if by_parts else task.instruction, played[:-1])
 
 
+@pytest.mark.parametrize(
+    ("remember", "remembered"),
+    [("last", ("RotateLeft", "RotateLeft")), ("interactions", ("Open(Fridge)", "RotateLeft"))],
+)
+def test_the_actor_reads_what_it_remembers(
+    remember: Literal["last", "interactions"], remembered: tuple[str, ...]
+) -> None:
+    memory = Memory(history=2, remember=remember)
+    actor = ActorPolicy(Repeating("Done"), temperature=0.0, max_new_tokens=4, memory=memory)
+    done = ("Open(Fridge)", "RotateLeft", "RotateLeft")
+    situation = Situation("close the fridge", np.zeros((4, 4, 3), np.uint8), done, 0, None)
+    assert actor.prompt(situation).text == act_prompt("close the fridge", remembered)
+
+
 @pytest.mark.parametrize("who", ["planner", "actor"])
 def test_what_was_lived_holds_no_truth(tasks: list[Task], who: str) -> None:
-    actor = ActorPolicy(Repeating("RotateRight"), temperature=0.0, max_new_tokens=4, memory=Memory(room=3))
+    actor = ActorPolicy(Repeating("RotateRight"), temperature=0.0, max_new_tokens=4, memory=Memory(history=3))
     policy: Policy = PlannerPolicy() if who == "planner" else actor
     made = roll_out(tasks[:3], range(3), policy, worlds(1))
     if who == "actor":
@@ -201,7 +216,7 @@ def test_a_world_that_breaks_its_contract_is_not_recorded(
             frame, _, terminated, truncated, _ = super().step(action)
             return np.pad(frame, ((0, margin), (0, 0), (0, 0))), 0.0, ends or terminated, truncated, {}
 
-    actor = ActorPolicy(Repeating("MoveAhead"), temperature=0.0, max_new_tokens=4, memory=Memory(room=0))
+    actor = ActorPolicy(Repeating("MoveAhead"), temperature=0.0, max_new_tokens=4, memory=Memory(history=0))
     with pytest.raises(TerminalError, match=says):
         roll_out(tasks[:1], [0], actor, [Breaking(PlayerSimulator(SETTINGS), SETTINGS)])
 
@@ -239,7 +254,7 @@ def test_idle_players_of_a_real_build_are_stopped_for_others(monkeypatch: pytest
 
 
 def test_an_episode_whose_world_is_lost_is_repeated_as_it_was(tasks: list[Task]) -> None:
-    actor = ActorPolicy(Counting({}), temperature=0.0, max_new_tokens=4, memory=Memory(room=4))
+    actor = ActorPolicy(Counting({}), temperature=0.0, max_new_tokens=4, memory=Memory(history=4))
     plain = roll_out(tasks[:3], range(3), actor, [Failing(10**6, brighter=0) for _ in range(2)])
     asked = len(actor.model.calls)  # type: ignore[attr-defined]
     lossy = [Failing(3, brighter=0), Failing(10**6, brighter=0)]
@@ -269,7 +284,7 @@ def test_a_scripted_policy_may_lose_the_world_by_looking_into_it(tasks: list[Tas
 
 
 def test_in_a_world_that_is_never_twice_the_same_the_actor_is_asked_anew(tasks: list[Task]) -> None:
-    actor = ActorPolicy(Counting({}), temperature=0.0, max_new_tokens=4, memory=Memory(room=4))
+    actor = ActorPolicy(Counting({}), temperature=0.0, max_new_tokens=4, memory=Memory(history=4))
     world = Failing(3, brighter=10)
     made = roll_out(tasks[:1], [0], actor, [world])
     assert world.resets == 3  # at first, to repeat it, and to begin again

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 import selu.tasks
 from selu.config import ModelSettings, TaskKind, WorldSettings
 from selu.errors import ArtifactError, ConfigError, TransientError
+from selu.memory import Memory
 from selu.records import Episode
 from selu.records import Task as HouseholdTask
 from selu.rounds import Workspace
@@ -139,6 +140,11 @@ def test_a_model_that_acts_is_keyed_by_its_prompts(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("selu.tasks.rollout.prompts_digest", lambda: "others")
     assert acting.config() != before
     assert PolicyChoice(kind="planner").config() == scripted
+
+
+def test_an_actor_is_keyed_by_what_it_remembers() -> None:
+    memories = Memory(history=4), Memory(history=4, remember="interactions"), Memory(history=3)
+    assert len({json.dumps(PolicyChoice(memory=memory).config()) for memory in memories}) == 3
 
 
 def test_a_probe_has_the_practised_kinds_in_turn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
