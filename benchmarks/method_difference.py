@@ -9,57 +9,71 @@ that its base model asks itself before any learning. In points, with 95 % interv
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from selu.comparison.runs import ItemKey, RunRecord, read_records
 from selu.evaluation import ItemOutcome
-from selu.statistics import cluster_bootstrap_difference
+from selu.statistics import cluster_bootstrap_difference, without_empty_interval
 from selu.worlds.tasks import THREE_STEPS
 
 _SAMPLES = 4_000
+
 Outcomes = Mapping[ItemKey, ItemOutcome]
+Place = tuple[str, str, str]
+"""subject, probe, method: an item's key without the item"""
+Pair = tuple[float, float, str]
 
 
 def runs_of(method: str, records: Mapping[str, RunRecord], number: int) -> dict[int, RunRecord]:
-    """A method's records by seed, of runs that come as far as a round; their folders are named by both."""
-    pattern = re.compile(rf"(?:.+-)?{method.replace('_', '-')}-[a-z0-9]+-seed-(\d+)-[0-9a-f]{{8}}")
-    found = {pattern.fullmatch(key): record for key, record in records.items() if record.reaches(number)}
-    return {int(match.group(1)): record for match, record in found.items() if match}
+    """A method's records by seed, of runs that come as far as a round; their folders are named by method, world and seed."""
+    pattern = re.compile(rf"(?:.+-)?{re.escape(method.lower().replace('_', '-'))}-[a-z0-9-]+-seed-(\d+)-[0-9a-f]{{8}}")
+    found: dict[int, RunRecord] = {}
+    for key, record in records.items():
+        if (named := pattern.fullmatch(key)) and record.reaches(number):
+            if (seed := int(named[1])) in found:
+                raise SystemExit(
+                    f"two runs of {method} have seed {seed}: {found[seed].key} and {key}; leave one in runs/"
+                )
+            found[seed] = record
+    return found
 
 
-def difference(
-    one: Outcomes, other: Outcomes, mine: tuple[str, str, str], theirs: tuple[str, str, str]
-) -> list[tuple[float, float, str]]:
-    """Of items under `mine` in `one` and `theirs` in `other` (subject, probe, method): what they came to, and their scenes."""
-    return [
-        (other[*theirs, key[3]].value, item.value, item.scene)
-        for key, item in one.items()
-        if key[:3] == mine and (*theirs, key[3]) in other
-    ]
+def paired(one: Outcomes, other: Outcomes, mine: Place, theirs: Place) -> list[Pair]:
+    """What each item came to under `theirs` in `other` and under `mine` in `one`, and its scene; nothing if either has none."""
+    found, beside = (
+        {key[3]: item for key, item in where.items() if key[:3] == place}
+        for where, place in ((one, mine), (other, theirs))
+    )
+    if not found or not beside:
+        return []
+    if found.keys() != beside.keys():
+        raise SystemExit(f"{mine} and {theirs} are not about the same items; both must be evaluated at the same size")
+    return [(beside[name].value, item.value, item.scene) for name, item in found.items()]
 
 
-def told(name: str, pairs: list[tuple[float, float, str]]) -> None:
-    """Print how much more the second of each pair is."""
+def told(name: str, pairs: list[Pair]) -> None:
+    """Print how much more the second of each pair is; without an interval where no pair differs."""
     if not pairs:
         return
     before, after, scenes = (list(column) for column in zip(*pairs, strict=True))
-    rate = cluster_bootstrap_difference(before, after, scenes, 0, _SAMPLES)
-    print(
-        f"  {name:42} {100 * rate.rate:+6.1f} ({100 * rate.low:.1f} to {100 * rate.high:.1f}), "
-        f"n {len(pairs)}, {len(set(scenes))} scenes"
-    )
+    rate = without_empty_interval(cluster_bootstrap_difference(before, after, scenes, 0, _SAMPLES))
+    interval = "" if math.isnan(rate.low) else f" ({100 * rate.low:.1f} to {100 * rate.high:.1f})"
+    print(f"  {name:30} {100 * rate.rate:+6.1f}{interval}, n {len(pairs)}, {len(set(scenes))} scenes")
 
 
 def main() -> None:
     """Print the differences on both probe sets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="with the records in runs/, e.g. results/comparison")
+    parser.add_argument("folder", type=Path, help="with the records in runs/, e.g. results/corpus_pictures")
     parser.add_argument("one")
     parser.add_argument("other")
     parser.add_argument("--round", type=int, default=1)
     arguments = parser.parse_args()
+    if arguments.round < 1:
+        parser.error(f"--round must be at least 1, got {arguments.round}")
     records = read_records(arguments.folder / "runs")
     runs = {name: runs_of(name, records, arguments.round) for name in (arguments.one, arguments.other)}
     seeds = sorted(runs[arguments.one].keys() & runs[arguments.other].keys())
@@ -68,14 +82,12 @@ def main() -> None:
             f"no seed of both has a record of round {arguments.round} in {arguments.folder}; there are {sorted(records)}"
         )
 
-    def pooled(
-        mine: tuple[str, str, str], theirs: tuple[str, str, str], of: str, beside: str | None
-    ) -> list[tuple[float, float, str]]:
+    def pooled(mine: Place, theirs: Place, of: str, beside: str | None) -> list[Pair]:
         """Of all seeds: a method's outcomes after the round beside another's, or its own from before any learning (None)."""
         return [
             pair
             for seed in seeds
-            for pair in difference(
+            for pair in paired(
                 runs[of][seed].after(arguments.round),
                 runs[of][seed].base() if beside is None else runs[beside][seed].after(arguments.round),
                 mine,

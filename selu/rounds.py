@@ -175,7 +175,7 @@ class Round(_Part):
         """A round from before a setting was there did what its neutral value says, and not what is the default now."""
         if isinstance(data, dict) and isinstance(data.get("settings"), dict):
             settings = data["settings"]
-            then = {"rollout": {"remember": "last"}, "dataset": {"corpus_pictures": 0}}
+            then: dict[str, dict[str, Any]] = {"rollout": {"remember": "last"}, "dataset": {"corpus_pictures": 0}}
             filled = {name: {**value, **settings.get(name, {})} for name, value in then.items()}
             return {**data, "settings": {**settings, **filled}}
         return data
