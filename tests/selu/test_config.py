@@ -52,7 +52,7 @@ def test_the_default_recipe_at_another_size(name: str, episodes: int, steps: int
     assert {key for key in default if default[key] != small[key]} == {
         "name", "tasks", "dataset", "critic_finetuning", "actor_finetuning", "evaluation",
     }  # fmt: skip
-    assert small["dataset"] == default["dataset"] | {"corpus_pictures": 6 * episodes}
+    assert small["dataset"] == default["dataset"] | {"corpus_pictures": {"small": 1200, "check": 300}[name]}
     assert small["tasks"] == default["tasks"] | {"episodes": episodes}
     for who in ("critic_finetuning", "actor_finetuning"):
         assert small[who] == default[who] | {"max_steps": steps}
