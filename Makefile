@@ -1,6 +1,6 @@
 # make round   one round of self-learning with its report (installs what it needs first)
 # make test    lint, types, import contract, tests
-# make compare SELU beside other methods, over several seeds (sixteen hours; goes on where it was stopped)
+# make compare SELU beside other methods, over several seeds (twenty hours; goes on where it was stopped)
 # make ui      Prefect's UI on the same runs
 # make serve   server, UI and scheduled runs on this machine, without containers
 #

@@ -277,7 +277,7 @@ def compare(
 
     The first seed of every method comes first, then the second; tables and plots are drawn again after each run. A run
     that was stopped goes on where it stopped, and stages that methods share are made once. With the default numbers this
-    takes some sixteen hours on two CPU cores.
+    takes some twenty hours on two CPU cores.
 
     [dim]selu compare
     selu compare --methods selu,lmsi,self_consistency --seeds 3 --rounds 4

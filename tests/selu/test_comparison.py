@@ -146,5 +146,7 @@ def test_recorded_runs_are_still_known_by_the_settings_they_were_made_with() -> 
         dict.fromkeys(("actor", "critic", "actor_finetuning", "critic_finetuning"), threads)
         | {"method": "selu", "report_to": [], "rollout": {"remember": "last"}, "dataset": {"corpus_pictures": 0}}
     )
-    recorded = Path(__file__).parents[2] / "results" / "fourth_recipe" / "runs"
-    assert (recorded / run_folder(settings)).is_dir()
+    results = Path(__file__).parents[2] / "results"
+    assert (results / "fourth_recipe" / "runs" / run_folder(settings)).is_dir()
+    now = settings.model_dump() | {name: Settings().model_dump()[name] for name in ("rollout", "dataset")}
+    assert (results / "comparison" / "runs" / run_folder(validate_settings(now))).is_dir()
