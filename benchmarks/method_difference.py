@@ -1,6 +1,7 @@
-"""Two methods of a comparison, paired item by item over the seeds that both ran, from the records of their runs.
+"""Two methods, paired item by item over the seeds that both ran, from the records of their runs.
 
-    python benchmarks/method_difference.py results/corpus_pictures selu with_corpus_pictures --round 1
+    python benchmarks/method_difference.py results/corpus_pictures:selu results/corpus_pictures:with_corpus_pictures
+    python benchmarks/method_difference.py results/fourth_recipe:selu results/comparison:selu --round 2
 
 How much more the second earns than the first after a round, and how much more the direct verdict of either than the questions
 that its base model asks itself before any learning. In points, with 95 % intervals from a bootstrap over scenes.
@@ -41,10 +42,13 @@ def runs_of(method: str, records: Mapping[str, RunRecord], number: int) -> dict[
     return found
 
 
-def paired(one: Outcomes, other: Outcomes, mine: Place, theirs: Place) -> list[Pair]:
-    """What each item came to under `theirs` in `other` and under `mine` in `one`, and its scene; nothing if either has none."""
+def paired(one: Outcomes, other: Outcomes, mine: Place, theirs: Place, kind: str) -> list[Pair]:
+    """What each item came to under `theirs` in `other` and under `mine` in `one`, and its scene; nothing if either has none.
+
+    `kind` leaves only tasks of that kind.
+    """
     found, beside = (
-        {key[3]: item for key, item in where.items() if key[:3] == place}
+        {key[3]: item for key, item in where.items() if key[:3] == place and kind in ("", item.kind)}
         for where, place in ((one, mine), (other, theirs))
     )
     if not found or not beside:
@@ -64,53 +68,56 @@ def told(name: str, pairs: list[Pair]) -> None:
     print(f"  {name:30} {100 * rate.rate:+6.1f}{interval}, n {len(pairs)}, {len(set(scenes))} scenes")
 
 
+def side(text: str) -> tuple[Path, str]:
+    """A folder and a method, as the command line names them."""
+    folder, colon, method = text.rpartition(":")
+    if not colon or not (Path(folder) / "runs").is_dir():
+        raise argparse.ArgumentTypeError(f"must be FOLDER:METHOD, and the folder have runs/, got {text!r}")
+    return Path(folder), method
+
+
 def main() -> None:
     """Print the differences on both probe sets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="with the records in runs/, e.g. results/corpus_pictures")
-    parser.add_argument("one")
-    parser.add_argument("other")
+    parser.add_argument("one", type=side, help="FOLDER:METHOD; the folder has the records in runs/")
+    parser.add_argument("other", type=side, help="of which it is said how much more it earns")
     parser.add_argument("--round", type=int, default=1)
     arguments = parser.parse_args()
     if arguments.round < 1:
         parser.error(f"--round must be at least 1, got {arguments.round}")
-    records = read_records(arguments.folder / "runs")
-    runs = {name: runs_of(name, records, arguments.round) for name in (arguments.one, arguments.other)}
-    seeds = sorted(runs[arguments.one].keys() & runs[arguments.other].keys())
+    runs = [
+        runs_of(method, read_records(folder / "runs"), arguments.round)
+        for folder, method in (arguments.one, arguments.other)
+    ]
+    seeds = sorted(runs[0].keys() & runs[1].keys())
     if not seeds:
-        parser.error(
-            f"no seed of both has a record of round {arguments.round} in {arguments.folder}; there are {sorted(records)}"
-        )
+        parser.error(f"no seed of both has a record of round {arguments.round}")
+    one, other = ([of[seed].after(arguments.round) for seed in seeds] for of in runs)
 
-    def pooled(mine: Place, theirs: Place, of: str, beside: str | None) -> list[Pair]:
-        """Of all seeds: a method's outcomes after the round beside another's, or its own from before any learning (None)."""
-        return [
-            pair
-            for seed in seeds
-            for pair in paired(
-                runs[of][seed].after(arguments.round),
-                runs[of][seed].base() if beside is None else runs[beside][seed].after(arguments.round),
-                mine,
-                theirs,
-            )
-        ]
+    def pooled(mine: list[Outcomes], theirs: list[Outcomes], places: tuple[Place, Place], kind: str = "") -> list[Pair]:
+        """Of all seeds: what items came to in `theirs` and in `mine`, each under its place."""
+        return [pair for of, beside in zip(mine, theirs, strict=True) for pair in paired(of, beside, *places, kind)]
 
-    print(f"round {arguments.round}, seeds {seeds}: {arguments.other} over {arguments.one}")
-    for name, subject, way in (
-        ("critic, direct verdict", "critic", "direct"),
-        ("critic, its own questions", "critic", "self_asking"),
-        ("actor", "actor", "selu"),  # as evaluation calls it under any method
-        ("actor, three steps", "actor", THREE_STEPS),
-        ("general, critic", "general", "critic"),
-        ("general, actor", "general", "actor"),
+    print(
+        f"round {arguments.round}, seeds {seeds}: {' '.join(map(str, arguments.other))} over {' '.join(map(str, arguments.one))}"
+    )
+    for name, subject, way, kind in (
+        ("critic, direct verdict", "critic", "direct", ""),
+        ("critic, its own questions", "critic", "self_asking", ""),
+        ("actor", "actor", "selu", ""),  # as evaluation calls it under any method
+        ("actor, two steps", "actor", "selu", "two_step"),
+        ("actor, three steps", "actor", THREE_STEPS, ""),
+        ("general, critic", "general", "critic", ""),
+        ("general, actor", "general", "actor", ""),
     ):
         for probe in ("A+B",) if subject == "general" else "AB":
             place = subject, probe, way
-            told(f"{name}, {probe}", pooled(place, place, arguments.other, arguments.one))
-    for method in (arguments.one, arguments.other):
-        print(f"the direct verdict of {method} over untrained questions")
+            told(f"{name}, {probe}", pooled(other, one, (place, place), kind))
+    for (folder, method), of, after in zip((arguments.one, arguments.other), runs, (one, other), strict=True):
+        print(f"the direct verdict of {folder} {method} over untrained questions")
+        base = [of[seed].base() for seed in seeds]
         for probe in "AB":
-            told(probe, pooled(("critic", probe, "direct"), ("critic", probe, "self_asking"), method, None))
+            told(probe, pooled(after, base, (("critic", probe, "direct"), ("critic", probe, "self_asking"))))
 
 
 if __name__ == "__main__":

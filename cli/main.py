@@ -281,7 +281,7 @@ def compare(
 
     [dim]selu compare
     selu compare --methods selu,lmsi,self_consistency --seeds 3 --rounds 4
-    selu compare --draw-only --out results/comparison[/dim]
+    selu compare --draw-only --out my_results[/dim]
     """
     settings = _settings(config, overrides)
     names = [name.strip() for name in (methods or "").split(",") if name.strip()]
