@@ -19,7 +19,7 @@ from selu.worlds.actions import read_action
 from selu.worlds.tasks import steps_of
 from selu.worlds.vocabulary import spoken_name
 
-__all__ = ["WALKING", "Deed", "could_have_done", "deed_that_did", "deeds_of", "names_place", "undoes"]
+__all__ = ["WALKING", "Deed", "could_have_done", "deed_that_did", "deeds_of", "is_doing", "names_place", "undoes"]
 
 _OPPOSITES = {
     "Open": "Close",
@@ -69,6 +69,12 @@ class _Part:
         return deed.verb == _OPPOSITES.get(self.verb) and deed.name == self.thing
 
 
+def is_doing(action: str) -> bool:
+    """Whether the actor's own text names a thing to do something with, other than walking up to it (not whether it was done)."""
+    read = read_action(action)
+    return is_interaction(action) and read is not None and read.verb not in WALKING
+
+
 def names_place(achievement: Achievement) -> bool:
     """Whether the verb's object is a place, so that its words do not tell what was put there."""
     return "{b}" in achievement.instruction
@@ -78,8 +84,8 @@ def deeds_of(steps: Iterable[Step], frames: FrameTable) -> list[Deed]:
     """The deeds of one episode, in order, among them those interactions of which no frames tell."""
     found = []
     for step in sorted(steps, key=lambda step: step.step):
-        action = read_action(step.action) if step.well_formed and is_interaction(step.action) else None
-        if action is None or action.verb in WALKING:
+        action = read_action(step.action) if step.well_formed and is_doing(step.action) else None
+        if action is None:
             continue
         seen = all((step.episode_id, index) in frames for index in (step.step, step.step + 1))
         if not seen or not frames.same_picture(step.episode_id, step.step, step.step + 1):

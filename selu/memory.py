@@ -9,8 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from selu.config import RolloutSettings
-from selu.deeds import WALKING
-from selu.frames import is_interaction
+from selu.deeds import is_doing
 from selu.worlds.actions import parse_action
 
 __all__ = ["NO_MEMORY", "Memory"]
@@ -49,5 +48,4 @@ NO_MEMORY = Memory()
 
 
 def _lasts(action: str, skill_set: str) -> bool:
-    read = parse_action(action, skill_set)
-    return read is not None and is_interaction(action) and read.verb not in WALKING
+    return parse_action(action, skill_set) is not None and is_doing(action)

@@ -24,6 +24,7 @@ from selu.config import Settings
 from selu.errors import ConfigError
 from selu.evaluation import ItemOutcome, MetricRow
 from selu.guards import GuardReport
+from selu.memory import Memory
 from selu.seeds import derived_seed
 from selu.statistics import Rate, cluster_bootstrap_difference, without_empty_interval
 from selu.store import ArtifactRef, Json, OracleRef, Store, artifact_key, read_table
@@ -214,7 +215,7 @@ def _shaping(settings: Settings, but: set[str]) -> str:
     # So that folders of runs from before these settings keep their names.
     if settings.dataset.corpus_pictures == 0:
         left_out["dataset"] = {"corpus_pictures"}
-    if settings.rollout.remember == "last" or settings.rollout.history < 2:  # of one action it is the last either way
+    if Memory.of(settings.rollout).remember == "last":
         left_out["rollout"] = {"remember"}
     return json.dumps(settings.model_dump(mode="json", exclude=left_out), sort_keys=True)
 
