@@ -147,8 +147,10 @@ class LineDisplay:
         if not done:
             return
         started, before = self._started.setdefault(stage, (now, done))
-        # Of so little nobody can tell the rest.
-        if now - self._said < self.every or done <= before or 100 * done < total:
+        # Of so little, or so short a time, nobody can tell the rest.
+        if done <= before or 100 * done < total or now - started < min(1.0, self.every):
+            return
+        if now - self._said < self.every:
             return
         self._said = now
         rate = (done - before) / max(now - started, 1e-9)

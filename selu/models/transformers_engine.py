@@ -37,6 +37,7 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
 )
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils.logging import set_tqdm_hook
@@ -44,6 +45,7 @@ from transformers.utils.logging import set_tqdm_hook
 from selu.budget import count_tokens
 from selu.errors import ConfigError, TransientError
 from selu.models.base import Prompt, Reply
+from selu.models.reading import Batch, Reader, conversation, picture_key
 from selu.prompting import PromptStyle
 
 if TYPE_CHECKING:
@@ -484,6 +486,7 @@ class _Weights:
 
     def __post_init__(self) -> None:
         self.layers = linear_layers(self.model)
+        self.reader = Reader(self.processor, self.source.label, self.model.device, self.model.dtype)
 
     def add_adapter(self, path: Path) -> str:
         """Read an adapter unless it is in memory already; return its name, which is its content hash."""
@@ -591,6 +594,9 @@ def load_model(settings: ModelSettings, adapter: Path | None = None) -> Transfor
 
 # ---- the engine
 
+# Layers of a cache of which rows can be taken.
+_SELECTABLE = (DynamicLayer, DynamicSlidingWindowLayer)
+
 
 class _GumbelNoise(LogitsProcessor):
     """Turns greedy search into sampling: argmax(logits / T + Gumbel noise) is a draw from softmax(logits / T).
@@ -689,7 +695,8 @@ class TransformersModel:
     # -- one batch
 
     def _generate(self, prompts: Sequence[Prompt], max_new_tokens: int, noise: LogitsProcessorList) -> list[Reply]:
-        inputs = self._inputs(prompts)
+        batch = self._weights.reader.read(prompts)
+        inputs = self._usual(batch)
         model, tokenizer = self._weights.model, self._weights.processor.tokenizer
         output = model.generate(
             **inputs,
@@ -710,20 +717,23 @@ class TransformersModel:
         texts = tokenizer.batch_decode(
             [row[keep].tolist() for row, keep in zip(written, alive & ~ends, strict=True)], skip_special_tokens=True
         )
-        count_tokens(read=int(inputs["attention_mask"].sum()), written=int(alive.sum()))
+        count_tokens(read=batch.token_count, written=int(alive.sum()))
         # Four decimals: the rest is the rounding of floating point arithmetic, and no record should hold it.
         return [Reply(text.strip(), round(value, 4)) for text, value in zip(texts, total.tolist(), strict=True)]
 
     def _score(self, prompts: Sequence[Prompt], choices: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         """Return (n, len(choices)) log-probabilities; the prompts are read once and their cache is shared."""
-        inputs = self._inputs(prompts)
-        several = any(len(choice) > 1 for choice in choices)
-        output = self._weights.model(**inputs, use_cache=several, logits_to_keep=1)
-        first = output.logits[:, -1].double().log_softmax(dim=-1)
+        batch = self._weights.reader.read(prompts)
         # A choice's first token is answered from the prompt alone; to score the rest it has to be read.
         beyond = sum(len(choice) - 1 for choice in choices)
-        count_tokens(read=int(inputs["attention_mask"].sum()) + beyond * len(prompts))
+        count_tokens(read=batch.token_count + beyond * len(prompts))
         table = np.empty((len(prompts), len(choices)))
+        if not beyond and (logits := self._after_shared_beginning(batch)) is not None:
+            table[:] = logits.double().log_softmax(dim=-1)[:, [choice[0] for choice in choices]].cpu().numpy()
+            return table
+        inputs = self._usual(batch)
+        output = self._weights.model(**inputs, use_cache=beyond > 0, logits_to_keep=1)
+        first = output.logits[:, -1].double().log_softmax(dim=-1)
         for column, choice in enumerate(choices):
             total = first[:, choice[0]]
             if len(choice) > 1:
@@ -743,65 +753,68 @@ class TransformersModel:
         return table
 
     def _inputs(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
-        processor = self._weights.processor
-        texts = processor.apply_chat_template(
-            [_conversation(prompt.text, len(prompt.images)) for prompt in prompts], add_generation_prompt=True
-        )
-        images = [list(prompt.images) for prompt in prompts] if prompts[0].images else None
-        try:
-            inputs = processor(
-                text=texts,
-                images=images,
-                padding=True,
-                padding_side="left",
-                return_tensors="pt",
-                # The chat template has written them.
-                add_special_tokens=False,
-            )
-        except ValueError as error:
-            raise ConfigError(
-                f"The processor of the model {self._weights.source.label!r} refuses prompts of {len(prompts[0].images)} "
-                f"images: {_first_line(error)}"
-            ) from error
-        inputs.pop("labels", None)  # PaliGemma's processor adds them.
-        # The copy is for memory alignment, as in `load_weights`: the processor's arrays are numpy's.
-        inputs = {
-            key: value.clone()
-            for key, value in inputs.to(self._weights.model.device, dtype=self._weights.model.dtype).items()
-        }
-        return self._see_once(prompts, inputs)
+        return self._usual(self._weights.reader.read(prompts))
 
-    def _see_once(self, prompts: Sequence[Prompt], inputs: dict[str, Any]) -> dict[str, Any]:
-        """Where prompts share a picture, run the vision tower on it once and hand its features to each of them.
+    def _usual(self, batch: Batch) -> dict[str, Any]:
+        """What the model is given; where prompts share a picture, the vision tower runs once on it, if the model can be handed
+        its features.
 
-        The tower takes most of the time of a short answer on a CPU, and the critic asks many questions about a frame.
-        Prompts of several pictures, and models that do not keep one row of pixels a picture, go the usual way.
+        The tower takes much of the time of a short answer on a CPU.
         """
         model = self._weights.model
-        if len(prompts[0].images) != 1 or "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
-            return inputs
-        first: dict[bytes, int] = {}
-        firsts = [first.setdefault(_picture_key(prompt), row) for row, prompt in enumerate(prompts)]
+        if batch.which is None or "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
+            return batch.inputs()
         taken = inspect.signature(model.get_image_features).parameters
-        seen = {key: value for key, value in inputs.items() if key in taken}
-        if len(first) == len(prompts) or any(len(value) != len(prompts) for value in seen.values()):
-            return inputs
-        distinct = list(first.values())
-        output = model.get_image_features(**{key: value[distinct] for key, value in seen.items()}, return_dict=True)
-        if len(output.pooler_output) != len(distinct):
-            return inputs
-        place = {row: index for index, row in enumerate(distinct)}
-        index = [place[row] for row in firsts]
+        seen = {key: value for key, value in batch.pictures.items() if key in taken}
+        output = model.get_image_features(**seen, return_dict=True)
         pooled = output.pooler_output
-        features: Any = pooled[index] if isinstance(pooled, torch.Tensor) else [pooled[position] for position in index]
-        rest = {key: value for key, value in inputs.items() if key not in seen}
-        return {**rest, "mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=features)}}
+        if len(pooled) != int(batch.which.max()) + 1:
+            return batch.inputs()
+        features: Any = (
+            pooled[batch.which] if isinstance(pooled, torch.Tensor) else [pooled[row] for row in batch.which]
+        )
+        rest = {key: value[batch.which] for key, value in batch.pictures.items() if key not in seen}
+        return {
+            **batch.tokens,
+            **rest,
+            "mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=features)},
+        }
+
+    def _after_shared_beginning(self, batch: Batch) -> torch.Tensor | None:
+        """Logits (n, vocabulary) of what follows each prompt; what prompts begin with alike, their picture above all, is read
+        once for each picture. None where the model does not read from left to right, counting positions one by one.
+
+        A question is a few tokens behind a picture of dozens, or of thousands.
+        """
+        model, which = self._weights.model, batch.which
+        image = getattr(model.config, "image_token_id", None)
+        if which is None or image is None or takes_suffix(self._weights.processor) or not _counts_in_ones(model):
+            return None
+        lengths, width = batch.tokens["attention_mask"].sum(dim=1), batch.tokens["attention_mask"].shape[1]
+        # Padding goes behind, where no token that counts looks at it.
+        place = (torch.arange(width, device=which.device) + (width - lengths)[:, None]).clamp(max=width - 1)
+        aligned = {key: value.gather(1, place) for key, value in batch.tokens.items()}
+        ids = aligned["input_ids"]
+        alike = (ids == ids[0]).all(dim=0)[: int(lengths.min()) - 1]
+        shared = int(alike.long().cumprod(dim=0).sum())
+        if (ids[:, shared:] == image).any():
+            return None
+        firsts = batch.one_of_each_picture()
+        beginning = {key: value[firsts, :shared] for key, value in aligned.items()}
+        cache = model(**beginning, **batch.pictures, use_cache=True, logits_to_keep=1).past_key_values
+        if any(type(layer) not in _SELECTABLE for layer in cache.layers):
+            return None
+        cache.batch_select_indices(which)
+        ends, end = torch.unique(lengths - shared - 1, return_inverse=True)
+        rest = ids[:, shared : int(lengths.max())]
+        logits: torch.Tensor = model(input_ids=rest, past_key_values=cache, logits_to_keep=ends).logits
+        return logits[torch.arange(len(batch), device=which.device), end]
 
     def _choice_tokens(self, choices: Sequence[str]) -> list[list[int]]:
         processor = self._weights.processor
         tokens = []
         for choice in choices:
-            asked = _conversation("?", 0)
+            asked = conversation("?", 0)
             before = processor.apply_chat_template(asked, add_generation_prompt=True)
             whole = processor.apply_chat_template(
                 [*asked, {"role": "assistant", "content": [{"type": "text", "text": choice}]}]
@@ -820,7 +833,7 @@ class TransformersModel:
         processor = self._weights.processor
         end = self._weights.model.generation_config.eos_token_id
         ends = [end] if isinstance(end, int) else list(end)
-        turns = [*_conversation("?", 0), {"role": "assistant", "content": [{"type": "text", "text": "?"}]}]
+        turns = [*conversation("?", 0), {"role": "assistant", "content": [{"type": "text", "text": "?"}]}]
         after = processor.apply_chat_template(turns).rpartition("?")[2]
         written = processor.tokenizer(after, add_special_tokens=False)["input_ids"]
         return next((token for token in written if token in ends), ends[0])
@@ -865,33 +878,25 @@ class TransformersModel:
                 raise ConfigError(f"The text {text!r} holds {found[0]!r}, a control token of the model; take it out.")
 
 
-def _conversation(text: str, images: int) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]}]
-
-
 def _positions_after(model: Any, tokens: torch.Tensor, mask: torch.Tensor, cache: Any) -> torch.Tensor | None:
     """Positions of `tokens` that follow what is in `cache`; None where the model itself counts them right.
 
     A model that gives a picture's tokens positions in two dimensions (Qwen's) counts on only in `generate`.
     """
-    count = type(model)._prepare_position_ids_for_generation
-    if count is GenerationMixin._prepare_position_ids_for_generation:
+    if _counts_in_ones(model):
         return None
+    count = type(model)._prepare_position_ids_for_generation
     positions: torch.Tensor = count(model, tokens, {"attention_mask": mask, "past_key_values": cache})
     return positions[..., -tokens.shape[1] :]
 
 
-def _picture_key(prompt: Prompt) -> bytes:
-    digest = hashlib.sha256()
-    for image in prompt.images:
-        digest.update(str(image.shape).encode())
-        digest.update(image.tobytes())
-    return digest.digest()
+def _counts_in_ones(model: Any) -> bool:
+    return type(model)._prepare_position_ids_for_generation is GenerationMixin._prepare_position_ids_for_generation
 
 
 def _batching_order(prompts: Sequence[Prompt]) -> list[int]:
     """Rows ordered by number of images, then by group of the same pictures (groups by longest text), then by length."""
-    keys = [_picture_key(prompt) for prompt in prompts]
+    keys = [picture_key(prompt) for prompt in prompts]
     longest: dict[bytes, int] = {}
     for key, prompt in zip(keys, prompts, strict=True):
         longest[key] = max(longest.get(key, 0), len(prompt.text))

@@ -49,7 +49,11 @@ _STAGES: dict[StageName, tuple[str, str]] = {
         "Self-asking",
         "The critic turns each instruction into questions, answers them and so gives a verdict.",
     ),
-    "hindsight": ("Hindsight relabeling", "What a failed episode did achieve becomes its new instruction."),
+    "hindsight": (
+        "Hindsight relabeling",
+        "What a failed episode did achieve becomes its new instruction; other claims, about its pictures and once about those "
+        "of the critic's corpus, are judged to learn from.",
+    ),
     "critic_dataset": (
         "Dataset version",
         "What the critic is sure of, asked in several ways, becomes its training rows.",
@@ -261,7 +265,7 @@ def _references(rows: Sequence[MetricRow]) -> tuple[Comparison, ...]:
 
 
 def _share(value: float) -> str:
-    return f"{100 * value:.1f} %" if math.isfinite(value) else "–"
+    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%" if math.isfinite(value) else "–"
 
 
 def _pick(comparisons: Iterable[Comparison], label: str, probe: str) -> Comparison | None:

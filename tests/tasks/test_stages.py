@@ -292,8 +292,12 @@ def test_what_goes_on_counts_only_what_it_did_itself(monkeypatch: pytest.MonkeyP
     said, now = StringIO(), [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     with shown_on(Console(file=said, width=100)):
+        assert isinstance(progress._display, LineDisplay)
+        progress._display._said = 0.0
         # As a job does: a word before it begins, and then from its checkpoint on.
-        for done, total, seconds in ((0, 1, 90.0), (450, 900, 100.0), (460, 900, 125.0)):
+        # Rows that come all at once, as players do that ended together, tell no rate.
+        steps = ((0, 1, 90.0), (450, 900, 100.0), (451, 900, 100.001), (460, 900, 125.0))
+        for done, total, seconds in steps:
             now[0] = seconds
             meter("critic finetuning")(done, total)
     assert said.getvalue() == "critic finetuning: 460 of 900, shard 1/1, 0.4/s, 1100 s left\n"

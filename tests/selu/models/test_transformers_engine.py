@@ -17,6 +17,7 @@ from selu.config import ModelSettings
 from selu.errors import ConfigError, TransientError
 from selu.models import Prompt, TransformersModel, load_model, model_revision
 from selu.models import transformers_engine as engine
+from selu.models.reading import Reader
 from tests.tiny_model import NAMES, make_tiny_model
 
 
@@ -76,16 +77,59 @@ def test_greedy_replies_are_those_of_one_prompt_at_a_time(model: TransformersMod
     assert len({reply.text for reply in together}) > 3, "a model that answers everything alike proves nothing"
 
 
+def asked_of_two_pictures() -> list[Prompt]:
+    """Several questions, of several lengths, about each of two pictures, in turn."""
+    frames = [row.images for row in prompts(2)]
+    return [Prompt(frames[i % 2], f"Is the {name} open?" + " Was it done?" * (i % 3)) for i, name in enumerate(NAMES)]
+
+
+def each_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Reader, "read", Reader._all_of)
+
+
 def test_sharing_a_picture_changes_no_answer(model: TransformersModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    frame = prompts(1)[0].images
-    rows = [Prompt(frame, f"Is the {name} open?") for name in NAMES]
+    rows = asked_of_two_pictures()
     shared = model.generate(rows, max_new_tokens=4)
-    monkeypatch.setattr(TransformersModel, "_see_once", lambda self, prompts, inputs: inputs)
+    scores = model.score(rows, ("yes", "no"))
+    each_by_itself(monkeypatch)
     separate = model.generate(rows, max_new_tokens=4)
     assert [reply.text for reply in shared] == [reply.text for reply in separate]
     np.testing.assert_allclose(
         [reply.log_probability for reply in shared], [reply.log_probability for reply in separate], atol=1e-3
     )
+    np.testing.assert_allclose(scores, model.score(rows, ("yes", "no")), atol=1e-4)
+
+
+def test_a_picture_is_read_once_whatever_is_asked_about_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(settings(folder, batch_size=64))
+    rows, network, read = asked_of_two_pictures(), model._weights.model, list[tuple[int, ...]]()
+    prepared = list[int]()
+    processed = Reader._processed
+    monkeypatch.setattr(Reader, "_processed", lambda self, some: prepared.append(len(some)) or processed(self, some))
+    handle = network.model.text_model.register_forward_pre_hook(
+        lambda _, args, kwargs: read.append(tuple(kwargs["inputs_embeds"].shape[:2])), with_kwargs=True
+    )
+    try:
+        model.score(rows, ("yes", "no"))
+        first = len(prepared)
+        model.score(rows, ("yes", "no"))
+    finally:
+        handle.remove()
+    assert prepared[first:] == [2], "texts that were asked before are tokens already"
+    alone = model._inputs(rows[:1])["input_ids"].shape[1]
+    beginning, rest = read[:2]
+    assert beginning[0] == 2
+    assert rest[0] == len(rows)
+    assert rest[1] < beginning[1] < alone, "a question is short, and a picture is read with what comes before it"
+
+
+def test_choices_of_several_tokens_are_scored_as_before(
+    model: TransformersModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, choices = asked_of_two_pictures(), ("mug, bowl", "PickUp(Mug)")
+    shared = model.score(rows, choices)
+    each_by_itself(monkeypatch)
+    np.testing.assert_allclose(shared, model.score(rows, choices), atol=1e-4)
 
 
 def test_the_picture_matters(model: TransformersModel) -> None:
