@@ -41,7 +41,9 @@ def test_what_is_no_corpus_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="must be a Parquet file with the columns prompt, completion and images"):
         load_replay(_few(tmp_path / "corpus.parquet", without="images"))
     (tmp_path / "text.parquet").write_text("prompt")
-    with pytest.raises(ConfigError, match=r"dataset\.corpus to another, or dataset\.replay=0 and dataset\.corpus_pictures=0"):
+    with pytest.raises(
+        ConfigError, match=r"dataset\.corpus to another, or dataset\.replay=0 and dataset\.corpus_pictures=0"
+    ):
         load_replay(tmp_path / "text.parquet")
     pq.write_table(pa.table({"prompt": [1], "completion": ["a"], "images": ["b"]}), tmp_path / "other.parquet")
     with pytest.raises(ConfigError, match="must be a Parquet file"):
