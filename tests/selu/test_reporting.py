@@ -448,8 +448,8 @@ def _read(store: Store, finished: Round, folder: Path) -> _Page:
 
 def test_the_headline_and_the_table_say_what_the_round_brought(store: Store, tmp_path: Path) -> None:
     page = _read(store, make_round(store), tmp_path)
-    assert "the critic went from 58.3 % to 71.2 % of verdicts right" in page.text
-    assert "the actor went from 18.0 % to 31.0 % of tasks done" in page.text
+    assert "the critic went from 58.3\N{NO-BREAK SPACE}% to 71.2\N{NO-BREAK SPACE}% of verdicts right" in page.text
+    assert "the actor went from 18.0\N{NO-BREAK SPACE}% to 31.0\N{NO-BREAK SPACE}% of tasks done" in page.text
     assert "The critic got better in the rooms it practised in (+12.9 points" in page.text
     for shown in (
         "Critic, asked directly, probe A",
