@@ -27,3 +27,9 @@ class TransientError(SeluError):
 
 class WorldError(TransientError):
     """The simulator died, stalled or answered garbage."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of somebody else's error, as a sentence to end one of ours with."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0].strip()
+    return line if line.endswith((".", "!", "?")) else line + "."

@@ -20,7 +20,13 @@ __all__ = ["finetune_model"]
 FINETUNING = Stage(
     name="finetuning",
     version=5,
-    modules=("selu.finetuning", "selu.examples", "selu.seen_rows", "selu.models.transformers_engine"),
+    modules=(
+        "selu.finetuning",
+        "selu.examples",
+        "selu.seen_rows",
+        "selu.models.transformers_engine",
+        "selu.models.reading",
+    ),
     on_gpu=True,
 )
 

@@ -24,7 +24,13 @@ __all__ = ["GeneralAnswer", "GeneralRun", "answer_general_questions", "measure_g
 GENERAL_ANSWERS = Stage(
     name="general-answers",
     version=1,
-    modules=("selu.general_probe", "selu.prompting", "selu.frames", "selu.models.transformers_engine"),
+    modules=(
+        "selu.general_probe",
+        "selu.prompting",
+        "selu.frames",
+        "selu.models.transformers_engine",
+        "selu.models.reading",
+    ),
     on_gpu=True,
 )
 GENERAL_METRICS = Stage(

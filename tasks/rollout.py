@@ -75,6 +75,7 @@ ROLLOUT = Stage(
         "selu.deeds",
         "selu.frames",
         "selu.models.transformers_engine",
+        "selu.models.reading",
     ),
 )
 

@@ -77,7 +77,8 @@ class Value(BaseModel):
 
 
 class Stage(Value):
-    """A stage of the pipeline. Raise the version when its result changes for equal inputs; a test watches the code."""
+    """A stage of the pipeline. Raise the version when its result changes for equal inputs by more than the rounding of a model's
+    arithmetic, which changes between machines, too; a test watches the code."""
 
     name: str
     version: int = Field(ge=1)

@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from selu.errors import ConfigError
+from selu.errors import ConfigError, first_line
 from selu.models.base import Prompt
 
 __all__ = ["Batch", "Reader", "conversation", "picture_key"]
 
-# What a processor gives for each token; everything else is of pictures.
+# What a processor gives for each token.
 _BY_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
-# A question's tokens are kept by its text and the size of its picture, on which it hangs how many tokens stand for that.
+# Texts whose tokens are kept: a round of the default size asks some 3,000 different questions.
 _KEPT_TEXTS = 8192
 
 
@@ -40,82 +40,92 @@ def picture_key(prompt: Prompt) -> bytes:
     return digest.digest()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
-    """Prompts of one number of pictures each, as tensors.
+    """Prompts of one number of pictures each, as tensors on the model's device.
 
-    `tokens` are (n, width) each, padded on the left. `pictures` has a row for each distinct picture, and `which` of each
-    prompt the row of its own; where `which` is None, `pictures` is of all prompts, as the processor gave it.
+    `tokens` are (n, width) each, padded on the left. `pictures` has a row for each distinct picture, and `picture_of` (n,),
+    on the CPU, names each prompt's; where that is None, `pictures` is of all prompts, as the processor gave it.
     """
 
     tokens: dict[str, torch.Tensor]
     pictures: dict[str, torch.Tensor]
-    which: torch.Tensor | None = None
+    picture_of: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens["input_ids"])
 
     @property
-    def token_count(self) -> int:
-        """Of all prompts together, padding left out."""
-        return int(self.tokens["attention_mask"].sum())
+    def lengths(self) -> torch.Tensor:
+        """How many tokens each prompt has, padding left out: (n,), on the CPU."""
+        return self.tokens["attention_mask"].sum(dim=1).cpu()
 
-    def one_of_each_picture(self) -> list[int]:
+    def first_of_each_picture(self) -> list[int]:
         """The first prompt of each distinct picture."""
-        assert self.which is not None
-        which = self.which.tolist()
-        return [which.index(row) for row in range(max(which) + 1)]
+        assert self.picture_of is not None
+        places = self.picture_of.tolist()
+        return [places.index(picture) for picture in range(max(places) + 1)]
 
     def inputs(self) -> dict[str, torch.Tensor]:
-        """Everything for every prompt, as if each picture were its own."""
-        pictures = self.pictures if self.which is None else {k: v[self.which] for k, v in self.pictures.items()}
-        return {**self.tokens, **pictures}
+        """Everything for every prompt, as if each had a picture of its own."""
+        if self.picture_of is None:
+            return {**self.tokens, **self.pictures}
+        return {**self.tokens, **{key: value[self.picture_of] for key, value in self.pictures.items()}}
 
 
 class Reader:
-    """Turns prompts into tensors by a model's processor."""
+    """Turns prompts into tensors by a model's processor. One thread at a time."""
 
     def __init__(self, processor: Any, label: str, device: torch.device, dtype: torch.dtype) -> None:
         self.processor, self.label, self.device, self.dtype = processor, label, device, dtype
         self._texts: dict[tuple[str, tuple[int, ...]], dict[str, torch.Tensor]] = {}
+        self._row_a_picture = True
 
     def read(self, prompts: Sequence[Prompt]) -> Batch:
-        """Raises ConfigError if the processor refuses so many pictures."""
+        """The prompts as a batch; where some share their only picture, it is prepared once.
+
+        Raises:
+            ConfigError: the processor refuses so many pictures.
+        """
         places: dict[bytes, int] = {}
-        which = [places.setdefault(picture_key(prompt), len(places)) for prompt in prompts]
-        whole = len(prompts[0].images) != 1 or len(places) == len(prompts)
-        firsts = prompts if whole else [prompts[which.index(row)] for row in range(len(places))]
-        made = self._processed(firsts)
-        tokens = {key: made.pop(key) for key in _BY_TOKEN if key in made}
-        if whole:
-            return Batch(tokens, made)
-        if any(len(value) != len(firsts) for value in made.values()):
-            # Parts of pictures, a row each, which only the processor can count.
-            return self._all_of(prompts)
+        picture_of = [places.setdefault(picture_key(prompt), len(places)) for prompt in prompts]
+        if len(prompts[0].images) != 1 or len(places) == len(prompts) or not self._row_a_picture:
+            return self._each_by_itself(prompts)
+        firsts = [prompts[picture_of.index(picture)] for picture in range(len(places))]
+        pictures = self._processed(firsts)
+        tokens = {key: pictures.pop(key) for key in _BY_TOKEN if key in pictures}
+        # Some processors cut a picture into parts of a row each, or write for each picture which tokens may look at it.
+        of_pictures = set(getattr(self.processor.image_processor, "model_input_names", ()))
+        if not pictures.keys() <= of_pictures or any(len(value) != len(firsts) for value in pictures.values()):
+            self._row_a_picture = False
+            return self._each_by_itself(prompts)
         if len(self._texts) > _KEPT_TEXTS:
             self._texts.clear()
         self._keep(firsts, tokens)
         new = list({_text(prompt): prompt for prompt in prompts if _text(prompt) not in self._texts}.values())
         if new:
             self._keep(new, self._processed(new))
+        return Batch(self._padded(prompts), pictures, torch.tensor(picture_of))
+
+    def _each_by_itself(self, prompts: Sequence[Prompt]) -> Batch:
+        pictures = self._processed(prompts)
+        return Batch({key: pictures.pop(key) for key in _BY_TOKEN if key in pictures}, pictures)
+
+    def _keep(self, prompts: Sequence[Prompt], processed: Mapping[str, torch.Tensor]) -> None:
+        tokens = {key: processed[key].cpu() for key in _BY_TOKEN if key in processed}
+        for row, prompt in enumerate(prompts):
+            is_token = tokens["attention_mask"][row].bool()
+            self._texts[_text(prompt)] = {key: value[row][is_token] for key, value in tokens.items()}
+
+    def _padded(self, prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
         rows = [self._texts[_text(prompt)] for prompt in prompts]
         padding = {"input_ids": self.processor.tokenizer.pad_token_id}
-        together = {
+        return {
             key: pad_sequence(
                 [row[key] for row in rows], batch_first=True, padding_value=padding.get(key, 0), padding_side="left"
-            )
-            for key in tokens
+            ).to(self.device)
+            for key in rows[0]
         }
-        return Batch(together, made, torch.tensor(which, device=self.device))
-
-    def _all_of(self, prompts: Sequence[Prompt]) -> Batch:
-        made = self._processed(prompts)
-        return Batch({key: made.pop(key) for key in _BY_TOKEN if key in made}, made)
-
-    def _keep(self, prompts: Sequence[Prompt], made: Mapping[str, torch.Tensor]) -> None:
-        there = made["attention_mask"].bool()
-        for row, prompt in enumerate(prompts):
-            self._texts[_text(prompt)] = {key: made[key][row][there[row]] for key in _BY_TOKEN if key in made}
 
     def _processed(self, prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
         texts = self.processor.apply_chat_template(
@@ -133,9 +143,9 @@ class Reader:
                 add_special_tokens=False,
             )
         except ValueError as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise ConfigError(
-                f"The processor of the model {self.label!r} refuses prompts of {len(prompts[0].images)} images: {reason}."
+                f"The processor of the model {self.label!r} refuses prompts of {len(prompts[0].images)} images: "
+                f"{first_line(error)}"
             ) from error
         inputs.pop("labels", None)  # PaliGemma's processor adds them.
         # The copy is for memory alignment: the processor's arrays are numpy's, and MKL promises equal results from run to run
@@ -144,4 +154,5 @@ class Reader:
 
 
 def _text(prompt: Prompt) -> tuple[str, tuple[int, ...]]:
+    """What a prompt's tokens hang on: its text, and the size of its picture, which says how many tokens stand for it."""
     return prompt.text, prompt.images[0].shape

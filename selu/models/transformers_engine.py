@@ -37,13 +37,13 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
 )
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils.logging import set_tqdm_hook
 
 from selu.budget import count_tokens
-from selu.errors import ConfigError, TransientError
+from selu.errors import ConfigError, TransientError, first_line
 from selu.models.base import Prompt, Reply
 from selu.models.reading import Batch, Reader, conversation, picture_key
 from selu.prompting import PromptStyle
@@ -166,7 +166,7 @@ def _check_architecture(name: str, revision: str | None) -> Any:
         config = AutoConfig.from_pretrained(name, revision=revision)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"The configuration of the model {name!r} could not be read: {_first_line(error)} "
+            f"The configuration of the model {name!r} could not be read: {first_line(error)} "
             "Check the name and the connection, or give the folder of a downloaded model."
         ) from error
     if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
@@ -196,11 +196,11 @@ def load_processor(source: ModelSource) -> Any:
         way_out = extra or (f"pip install {package}" if package else "install the package it names")
         raise ConfigError(
             f"The processor of the model {source.label!r} needs {package or 'a missing package'}: {way_out} "
-            f"({_first_line(error)})"
+            f"({first_line(error)})"
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"The processor of the model {source.label!r} could not be loaded: {_first_line(error)} "
+            f"The processor of the model {source.label!r} could not be loaded: {first_line(error)} "
             "It needs a processor, tokenizer and image processor saved with save_pretrained()."
         ) from error
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
@@ -261,7 +261,7 @@ def _load_weights(source: ModelSource, dtype: str, device: torch.device, options
         if isinstance(error, RuntimeError) and is_out_of_memory(error):
             raise
         raise ConfigError(
-            f"The weights of the model {source.label!r} could not be loaded: {_first_line(error)}"
+            f"The weights of the model {source.label!r} could not be loaded: {first_line(error)}"
         ) from error
     missing = sorted(report["missing_keys"])
     if missing:
@@ -359,9 +359,7 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"The device {name!r} cannot be used: {_first_line(error)} Try device=cpu or auto."
-        ) from error
+        raise ConfigError(f"The device {name!r} cannot be used: {first_line(error)} Try device=cpu or auto.") from error
     return device
 
 
@@ -462,11 +460,6 @@ def _digest_of_unchanged_file(path: str, size: int, modified: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _first_line(error: BaseException) -> str:
-    line = (str(error).strip() or type(error).__name__).splitlines()[0].strip()
-    return line if line.endswith((".", "!", "?")) else line + "."
-
-
 # ---- weights, held once a process
 
 
@@ -503,7 +496,7 @@ class _Weights:
                     self.peft.load_adapter(path, adapter_name=name)
             except (RuntimeError, ValueError, KeyError) as error:
                 raise ConfigError(
-                    f"The adapter in {path} does not fit the model {self.source.label!r}: {_first_line(error)}"
+                    f"The adapter in {path} does not fit the model {self.source.label!r}: {first_line(error)}"
                 ) from error
             self.model.eval()
             self.active = name
@@ -696,7 +689,7 @@ class TransformersModel:
 
     def _generate(self, prompts: Sequence[Prompt], max_new_tokens: int, noise: LogitsProcessorList) -> list[Reply]:
         batch = self._weights.reader.read(prompts)
-        inputs = self._usual(batch)
+        inputs = self._model_inputs(batch)
         model, tokenizer = self._weights.model, self._weights.processor.tokenizer
         output = model.generate(
             **inputs,
@@ -717,7 +710,7 @@ class TransformersModel:
         texts = tokenizer.batch_decode(
             [row[keep].tolist() for row, keep in zip(written, alive & ~ends, strict=True)], skip_special_tokens=True
         )
-        count_tokens(read=batch.token_count, written=int(alive.sum()))
+        count_tokens(read=int(batch.lengths.sum()), written=int(alive.sum()))
         # Four decimals: the rest is the rounding of floating point arithmetic, and no record should hold it.
         return [Reply(text.strip(), round(value, 4)) for text, value in zip(texts, total.tolist(), strict=True)]
 
@@ -726,18 +719,23 @@ class TransformersModel:
         batch = self._weights.reader.read(prompts)
         # A choice's first token is answered from the prompt alone; to score the rest it has to be read.
         beyond = sum(len(choice) - 1 for choice in choices)
-        count_tokens(read=batch.token_count + beyond * len(prompts))
-        table = np.empty((len(prompts), len(choices)))
-        if not beyond and (logits := self._after_shared_beginning(batch)) is not None:
-            table[:] = logits.double().log_softmax(dim=-1)[:, [choice[0] for choice in choices]].cpu().numpy()
-            return table
-        inputs = self._usual(batch)
-        output = self._weights.model(**inputs, use_cache=beyond > 0, logits_to_keep=1)
+        logits = None if beyond else self._after_shared_beginning(batch)
+        if logits is not None:
+            table = logits.double().log_softmax(dim=-1)[:, [choice[0] for choice in choices]].cpu().numpy()
+        else:
+            table = self._choices_after(self._model_inputs(batch), choices)
+        count_tokens(read=int(batch.lengths.sum()) + beyond * len(prompts))
+        return table
+
+    def _choices_after(self, inputs: dict[str, Any], choices: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+        several = any(len(choice) > 1 for choice in choices)
+        output = self._weights.model(**inputs, use_cache=several, logits_to_keep=1)
         first = output.logits[:, -1].double().log_softmax(dim=-1)
+        table = np.empty((len(first), len(choices)))
         for column, choice in enumerate(choices):
             total = first[:, choice[0]]
             if len(choice) > 1:
-                rest = torch.tensor([choice] * len(prompts), device=first.device)
+                rest = torch.tensor([choice] * len(first), device=first.device)
                 mask = torch.cat([inputs["attention_mask"], torch.ones_like(rest[:, 1:])], dim=1)
                 # A forward pass writes into the cache it is given.
                 cache = copy.deepcopy(output.past_key_values)
@@ -752,63 +750,65 @@ class TransformersModel:
             table[:, column] = total.cpu().numpy()
         return table
 
-    def _inputs(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
-        return self._usual(self._weights.reader.read(prompts))
-
-    def _usual(self, batch: Batch) -> dict[str, Any]:
-        """What the model is given; where prompts share a picture, the vision tower runs once on it, if the model can be handed
-        its features.
+    def _model_inputs(self, batch: Batch) -> dict[str, Any]:
+        """Everything for every prompt; where prompts share a picture, the vision tower runs once on it, if the model can be
+        handed its features.
 
         The tower takes much of the time of a short answer on a CPU.
         """
-        model = self._weights.model
-        if batch.which is None or "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
+        model, picture_of = self._weights.model, batch.picture_of
+        if picture_of is None or "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
             return batch.inputs()
         taken = inspect.signature(model.get_image_features).parameters
         seen = {key: value for key, value in batch.pictures.items() if key in taken}
-        output = model.get_image_features(**seen, return_dict=True)
-        pooled = output.pooler_output
-        if len(pooled) != int(batch.which.max()) + 1:
+        pooled = model.get_image_features(**seen, return_dict=True).pooler_output
+        if len(pooled) != len(next(iter(seen.values()))):
             return batch.inputs()
-        features: Any = (
-            pooled[batch.which] if isinstance(pooled, torch.Tensor) else [pooled[row] for row in batch.which]
-        )
-        rest = {key: value[batch.which] for key, value in batch.pictures.items() if key not in seen}
+        features: Any = pooled[picture_of] if isinstance(pooled, torch.Tensor) else [pooled[row] for row in picture_of]
         return {
             **batch.tokens,
-            **rest,
+            **{key: value[picture_of] for key, value in batch.pictures.items() if key not in seen},
             "mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=features)},
         }
 
     def _after_shared_beginning(self, batch: Batch) -> torch.Tensor | None:
         """Logits (n, vocabulary) of what follows each prompt; what prompts begin with alike, their picture above all, is read
-        once for each picture. None where the model does not read from left to right, counting positions one by one.
+        once for each picture. None where hardly any prompts share one, or the model does not read from left to right, counting
+        positions one by one.
 
         A question is a few tokens behind a picture of dozens, or of thousands.
         """
-        model, which = self._weights.model, batch.which
-        image = getattr(model.config, "image_token_id", None)
-        if which is None or image is None or takes_suffix(self._weights.processor) or not _counts_in_ones(model):
+        model = self._weights.model
+        # Not every configuration says which token stands for a picture.
+        image_token = getattr(model.config, "image_token_id", None)
+        if (
+            batch.picture_of is None
+            or image_token is None
+            or takes_suffix(self._weights.processor)
+            or not _counts_in_ones(model)
+        ):
             return None
-        lengths, width = batch.tokens["attention_mask"].sum(dim=1), batch.tokens["attention_mask"].shape[1]
+        firsts, lengths = batch.first_of_each_picture(), batch.lengths
+        cache = DynamicCache(config=model.config)
+        if 2 * len(firsts) > len(batch) or any(type(layer) not in _SELECTABLE for layer in cache.layers):
+            return None
         # Padding goes behind, where no token that counts looks at it.
-        place = (torch.arange(width, device=which.device) + (width - lengths)[:, None]).clamp(max=width - 1)
-        aligned = {key: value.gather(1, place) for key, value in batch.tokens.items()}
+        width = batch.tokens["input_ids"].shape[1]
+        place = (torch.arange(width) + (width - lengths)[:, None]).clamp(max=width - 1)
+        aligned = {key: value.gather(1, place.to(value.device)) for key, value in batch.tokens.items()}
         ids = aligned["input_ids"]
         alike = (ids == ids[0]).all(dim=0)[: int(lengths.min()) - 1]
         shared = int(alike.long().cumprod(dim=0).sum())
-        if (ids[:, shared:] == image).any():
+        pictured = ids == image_token
+        if not pictured[:, :shared].any() or pictured[:, shared:].any():
             return None
-        firsts = batch.one_of_each_picture()
         beginning = {key: value[firsts, :shared] for key, value in aligned.items()}
-        cache = model(**beginning, **batch.pictures, use_cache=True, logits_to_keep=1).past_key_values
-        if any(type(layer) not in _SELECTABLE for layer in cache.layers):
-            return None
-        cache.batch_select_indices(which)
-        ends, end = torch.unique(lengths - shared - 1, return_inverse=True)
-        rest = ids[:, shared : int(lengths.max())]
-        logits: torch.Tensor = model(input_ids=rest, past_key_values=cache, logits_to_keep=ends).logits
-        return logits[torch.arange(len(batch), device=which.device), end]
+        model(**beginning, **batch.pictures, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        # Indices on the CPU go with layers on any device.
+        cache.batch_select_indices(batch.picture_of)
+        ends, end_of = torch.unique(lengths - shared - 1, return_inverse=True)
+        logits: torch.Tensor = model(input_ids=ids[:, shared:], past_key_values=cache, logits_to_keep=ends).logits
+        return logits[torch.arange(len(batch)), end_of]
 
     def _choice_tokens(self, choices: Sequence[str]) -> list[list[int]]:
         processor = self._weights.processor

@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from selu.config import FinetuningSettings, ModelSettings
 from selu.finetuning import finetune
 from selu.models import Prompt, TransformersModel, load_model
 from selu.models import transformers_engine as engine
+from selu.models.reading import Batch
 from tests.tiny_models import ARCHITECTURES, NEEDS_TORCHVISION, make_checkpoint
 
 _OPERATORS = """
@@ -46,6 +48,13 @@ ROWS = {
         ("Instruction: open the fridge\nAction?", "Done"),
     ],
 }
+
+
+SINGLE = ("no", "Done")
+"""Choices that are one token in every vocabulary here."""
+
+READ_ANOTHER_WAY = {"qwen2-vl", "qwen2.5-vl", "qwen3-vl", "paligemma"}
+"""They count positions in two dimensions, or read a prompt from both ends: prompts share no beginning there."""
 
 
 def frame(seed: int) -> NDArray[np.uint8]:
@@ -67,7 +76,7 @@ def log_probabilities(model: TransformersModel, prompt: Prompt, tokens: Sequence
     weights = model._weights
     with weights.lock, torch.inference_mode():
         weights.activate(model._adapter)
-        inputs = model._inputs([prompt])
+        inputs = model._model_inputs(model._weights.reader.read([prompt]))
         start = inputs["input_ids"].shape[1]
         more = torch.tensor([list(tokens)])
         # Beyond a prompt PaliGemma counts in ones, everybody else in zeros.
@@ -120,6 +129,10 @@ def check(architecture: str, folder: Path) -> None:
     expected -= np.logaddexp.reduce(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(model.score(prompts, choices), expected, atol=2e-3)
 
+    asked_of_two_pictures(
+        load_model(base.model_copy(update={"batch_size": 8})), shares=architecture not in READ_ANOTHER_WAY
+    )
+
     for who in ROWS:
         learn(who, model, base, folder / who)
 
@@ -133,6 +146,29 @@ def check(architecture: str, folder: Path) -> None:
     assert again.generate(prompts, max_new_tokens=4) == replies
     engine._load.cache_clear()
     assert load_model(base, folder / "critic").generate(prompts, max_new_tokens=4) == adapted
+
+
+def asked_of_two_pictures(model: TransformersModel, shares: bool) -> None:
+    """Choices of one token, for which a picture is read once: alike, whether prompts come together or each by itself."""
+    prompts = [
+        Prompt((frame(number % 2),), f"Is the {name} open?" + " Was it done?" * (number % 3))
+        for number, name in enumerate(("mug", "fridge", "drawer", "mug", "apple", "fridge"))
+    ]
+    read = list[bool]()
+    after = TransformersModel._after_shared_beginning
+
+    def watched(self: TransformersModel, batch: Batch) -> torch.Tensor | None:
+        logits = after(self, batch)
+        read.append(logits is not None)
+        return logits
+
+    with mock.patch.object(TransformersModel, "_after_shared_beginning", watched):
+        together = model.score(prompts, SINGLE)
+    assert all(len(choice) == 1 for choice in model._choice_tokens(SINGLE))
+    assert read == [shares]
+    alone = np.concatenate([model.score([prompt], SINGLE) for prompt in prompts])
+    np.testing.assert_allclose(together, alone, atol=2e-3)
+    assert np.ptp(alone[:, 0]) > 0.01, "a model that answers everything alike proves nothing"
 
 
 def learn(who: str, model: TransformersModel, base: ModelSettings, out: Path) -> None:

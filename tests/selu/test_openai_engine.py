@@ -55,7 +55,9 @@ def complete(model: TransformersModel, body: dict[str, Any]) -> dict[str, Any]:
     tokenizer = weights.processor.tokenizer
     noise = [_GumbelNoise(body["temperature"], [body["seed"]])] if body["temperature"] else []
     with weights.lock, torch.inference_mode():
-        inputs = model._inputs([Prompt(tuple(np.asarray(image) for image in images), text)])
+        inputs = model._model_inputs(
+            model._weights.reader.read([Prompt(tuple(np.asarray(image) for image in images), text)])
+        )
         output = weights.model.generate(
             **inputs,
             max_new_tokens=body["max_tokens"],

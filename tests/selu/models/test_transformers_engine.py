@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from selu.budget import counted
 from selu.config import ModelSettings
 from selu.errors import ConfigError, TransientError
-from selu.models import Prompt, TransformersModel, load_model, model_revision
+from selu.models import Prompt, TransformersModel, load_model, model_revision, reading
 from selu.models import transformers_engine as engine
 from selu.models.reading import Reader
 from tests.tiny_model import NAMES, make_tiny_model
@@ -84,7 +86,7 @@ def asked_of_two_pictures() -> list[Prompt]:
 
 
 def each_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Reader, "read", Reader._all_of)
+    monkeypatch.setattr(Reader, "read", Reader._each_by_itself)
 
 
 def test_sharing_a_picture_changes_no_answer(model: TransformersModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,20 +118,71 @@ def test_a_picture_is_read_once_whatever_is_asked_about_it(folder: Path, monkeyp
     finally:
         handle.remove()
     assert prepared[first:] == [2], "texts that were asked before are tokens already"
-    alone = model._inputs(rows[:1])["input_ids"].shape[1]
+    alone = model._model_inputs(model._weights.reader.read(rows[:1]))["input_ids"].shape[1]
     beginning, rest = read[:2]
     assert beginning[0] == 2
     assert rest[0] == len(rows)
     assert rest[1] < beginning[1] < alone, "a question is short, and a picture is read with what comes before it"
 
 
-def test_choices_of_several_tokens_are_scored_as_before(
+def test_choices_of_several_tokens_are_scored_as_of_each_prompt_by_itself(
     model: TransformersModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, choices = asked_of_two_pictures(), ("mug, bowl", "PickUp(Mug)")
     shared = model.score(rows, choices)
     each_by_itself(monkeypatch)
     np.testing.assert_allclose(shared, model.score(rows, choices), atol=1e-4)
+
+
+def test_pictures_of_several_sizes_and_forgotten_texts_change_no_answer(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(settings(folder, batch_size=64))
+    wide = np.random.default_rng(5).integers(0, 256, (96, 144, 3), dtype=np.uint8)
+    rows = [row for asked in asked_of_two_pictures() for row in (asked, Prompt((wide,), asked.text))]
+    monkeypatch.setattr(reading, "_KEPT_TEXTS", 1)
+    shared = [model.score(some, ("yes", "no")) for some in (rows, rows[::-1], rows)]
+    each_by_itself(monkeypatch)
+    for scores, some in zip(shared, (rows, rows[::-1], rows), strict=True):
+        np.testing.assert_allclose(scores, model.score(some, ("yes", "no")), atol=1e-4)
+
+
+def test_what_a_processor_says_of_both_picture_and_text_is_not_shared(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = load_model(settings(folder))._weights.reader
+    again = Reader(reader.processor, reader.label, reader.device, reader.dtype)
+    processed = Reader._processed
+
+    def with_mask(self: Reader, some: Sequence[Prompt]) -> dict[str, torch.Tensor]:
+        made = processed(self, some)
+        # As Mllama's: which tokens look at which picture.
+        return {**made, "cross_attention_mask": made["attention_mask"][:, :, None, None]}
+
+    rows = asked_of_two_pictures()
+    assert again.read(rows).picture_of is not None
+    monkeypatch.setattr(Reader, "_processed", with_mask)
+    for _ in range(2):
+        batch = again.read(rows)
+        assert batch.picture_of is None
+        assert len(batch.pictures["cross_attention_mask"]) == len(rows)
+
+
+def test_tokens_count_once_where_memory_ran_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, rows = load_model(settings(folder, batch_size=64)), asked_of_two_pictures()
+    with counted() as usual:
+        model.score(rows, ("yes", "no"))
+    forward = type(model._weights.model).forward
+
+    def small(self: torch.nn.Module, *args: object, **kwargs: object) -> object:
+        if len(kwargs["input_ids"]) > 4:  # type: ignore[arg-type]
+            raise torch.OutOfMemoryError
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(model._weights.model), "forward", small)
+    with counted() as halved:
+        model.score(rows, ("yes", "no"))
+    assert halved == usual
 
 
 def test_the_picture_matters(model: TransformersModel) -> None:
@@ -153,7 +206,9 @@ def test_draws_follow_the_models_probabilities(model: TransformersModel) -> None
     row, n = prompts(1)[0], 400
     drawn = [reply.text for reply in model.generate([row] * n, max_new_tokens=1, temperature=0.5, seeds=range(n))]
     with torch.inference_mode():
-        probabilities = (model._weights.model(**model._inputs([row])).logits[0, -1].double() / 0.5).softmax(-1)
+        probabilities = (
+            model._weights.model(**model._model_inputs(model._weights.reader.read([row]))).logits[0, -1].double() / 0.5
+        ).softmax(-1)
     top = int(probabilities.argmax())
     expected = float(probabilities[top])
     share = drawn.count(model._weights.processor.tokenizer.decode([top]).strip()) / n
@@ -169,7 +224,7 @@ def test_sampling_without_seeds_is_refused(model: TransformersModel) -> None:
 def test_log_probability_is_that_of_a_full_forward_pass(model: TransformersModel) -> None:
     row = prompts(1)[0]
     reply = model.generate([row], max_new_tokens=3)[0]
-    inputs = model._inputs([row])
+    inputs = model._model_inputs(model._weights.reader.read([row]))
     network = model._weights.model
     with torch.inference_mode():
         ids = network.generate(**inputs, max_new_tokens=3)
@@ -308,7 +363,7 @@ def test_an_adapter_answers_as_in_peft(folder: Path, tmp_path: Path) -> None:
     adapter = make_adapter(folder, tmp_path / "adapter", seed=3)
     model = load_model(settings(folder), adapter)
     row = prompts(1)[0]
-    inputs = model._inputs([row])
+    inputs = model._model_inputs(model._weights.reader.read([row]))
     reference = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(folder), adapter).eval()
     with torch.inference_mode():
         logits = reference(**inputs).logits[0, -1].log_softmax(-1)
