@@ -17,6 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from selu.models.reading import look
+
 __all__ = ["Examples"]
 
 _ROWS_AT_A_TIME = 64
@@ -85,7 +87,7 @@ class Examples(Dataset[dict[str, Any]]):
             new = list({key: place for place, key in reversed(list(enumerate(keys))) if key not in pictures}.values())
             new.sort()
             if new:
-                looked = _look(model, batch, new, len(some))
+                looked = look(model, batch, new, len(some))
                 if looked is None or (len(pictures) + len(new)) * looked[0].nbytes > _MOST_BYTES:
                     return None
                 listed = not isinstance(looked, torch.Tensor)
@@ -108,24 +110,3 @@ class Examples(Dataset[dict[str, Any]]):
 
 def _picture_key(picture: Any) -> bytes:
     return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest()
-
-
-def _look(
-    model: Any, batch: Mapping[str, torch.Tensor], places: Sequence[int], rows: int
-) -> torch.Tensor | Sequence[torch.Tensor] | None:
-    """What the model makes of the pictures of some rows; None where rows and pictures do not correspond."""
-    taken = inspect.signature(model.get_image_features).parameters
-    inputs = {key: value for key, value in batch.items() if key in taken}
-    if any(len(value) != rows for value in inputs.values()):
-        return None
-    device, dtype = model.device, model.dtype
-    with torch.no_grad():
-        output = model.get_image_features(
-            **{
-                key: value[list(places)].to(device, dtype if value.is_floating_point() else None)
-                for key, value in inputs.items()
-            },
-            return_dict=True,
-        )
-    pooled: torch.Tensor | Sequence[torch.Tensor] = output.pooler_output
-    return pooled if len(pooled) == len(places) else None

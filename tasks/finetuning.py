@@ -13,7 +13,7 @@ from selu.rounds import Workspace
 from selu.store import ArtifactRef, Json
 from selu.tasks.datasets import read_dataset
 from selu.tasks.progress import Meter
-from selu.tasks.stages import Made, Model, Shard, Stage, device_type_of, key_of, make, stage_task
+from selu.tasks.stages import ENGINE, Made, Model, Shard, Stage, device_type_of, key_of, make, stage_task
 
 __all__ = ["finetune_model"]
 
@@ -24,8 +24,7 @@ FINETUNING = Stage(
         "selu.finetuning",
         "selu.examples",
         "selu.seen_rows",
-        "selu.models.transformers_engine",
-        "selu.models.reading",
+        *ENGINE,
     ),
     on_gpu=True,
 )

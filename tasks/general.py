@@ -17,7 +17,7 @@ from selu.records import Record
 from selu.rounds import Workspace
 from selu.store import ArtifactRef, read_table, write_table
 from selu.tasks.progress import Meter
-from selu.tasks.stages import Made, Model, Shard, Stage, Value, make, model_config_of, stage_task
+from selu.tasks.stages import ENGINE, Made, Model, Shard, Stage, Value, make, model_config_of, stage_task
 
 __all__ = ["GeneralAnswer", "GeneralRun", "answer_general_questions", "measure_general"]
 
@@ -28,8 +28,7 @@ GENERAL_ANSWERS = Stage(
         "selu.general_probe",
         "selu.prompting",
         "selu.frames",
-        "selu.models.transformers_engine",
-        "selu.models.reading",
+        *ENGINE,
     ),
     on_gpu=True,
 )

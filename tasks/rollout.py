@@ -26,6 +26,7 @@ from selu.seeds import derived_seed
 from selu.store import Json, OracleRef, Store, read_table, write_table
 from selu.tasks.progress import Meter
 from selu.tasks.stages import (
+    ENGINE,
     MadeWithTruth,
     Model,
     Sealed,
@@ -74,8 +75,7 @@ ROLLOUT = Stage(
         "selu.memory",
         "selu.deeds",
         "selu.frames",
-        "selu.models.transformers_engine",
-        "selu.models.reading",
+        *ENGINE,
     ),
 )
 

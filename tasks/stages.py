@@ -39,6 +39,7 @@ from selu.worlds.own import source_of
 from selu.worlds.programs import program_digest
 
 __all__ = [
+    "ENGINE",
     "Made",
     "MadeWithTruth",
     "Model",
@@ -84,6 +85,10 @@ class Stage(Value):
     version: int = Field(ge=1)
     modules: tuple[str, ...] = Field(description="modules of the library whose code shapes its result")
     on_gpu: bool = Field(default=False, description="it keeps a GPU busy, so it takes one of the workspace's slots")
+
+
+ENGINE = ("selu.models.transformers_engine", "selu.models.reading")
+"""Modules of the default engine."""
 
 
 class Shard(Value):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, Idefics3Config, Idefics3ForConditionalGeneration
 
 from selu.base_model.processor import BOS, EOS, IMAGE, IMAGE_SIZE, PAD, build_tokenizer, save_household_processor
+from selu.models import Prompt, TransformersModel
 
 NAMES = ("mug", "fridge", "desk lamp", "alarm clock", "drawer", "apple")
 CORPUS = (
@@ -57,3 +60,8 @@ def make_tiny_model(folder: Path, *, seed: int = 0, hidden_size: int = 32, layer
     model.generation_config = GenerationConfig(pad_token_id=pad, bos_token_id=bos, eos_token_id=eos)
     model.save_pretrained(folder)
     return folder
+
+
+def inputs_of(model: TransformersModel, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """What the engine gives the model itself, for tests that ask it without the engine."""
+    return model._model_inputs(model._weights.reader.read(prompts))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +25,15 @@ class Prompt:
     images: tuple[NDArray[np.uint8], ...]
     """RGB frames, each (H, W, 3) uint8."""
     text: str
+
+    @cached_property
+    def picture_key(self) -> bytes:
+        """Equal for prompts of equal pictures."""
+        digest = hashlib.sha256()
+        for image in self.images:
+            digest.update(str(image.shape).encode())
+            digest.update(image.tobytes())
+        return digest.digest()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ prepares the picture anew for each of them takes longer than the model needs for
 
 from __future__ import annotations
 
-import hashlib
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from selu.errors import ConfigError, first_line
 from selu.models.base import Prompt
 
-__all__ = ["Batch", "Reader", "conversation", "picture_key"]
+__all__ = ["Batch", "Reader", "conversation", "look"]
 
 # What a processor gives for each token.
 _BY_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
@@ -31,13 +31,25 @@ def conversation(text: str, images: int) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]}]
 
 
-def picture_key(prompt: Prompt) -> bytes:
-    """Equal for prompts of equal pictures."""
-    digest = hashlib.sha256()
-    for image in prompt.images:
-        digest.update(str(image.shape).encode())
-        digest.update(image.tobytes())
-    return digest.digest()
+def look(
+    model: Any, inputs: Mapping[str, torch.Tensor], places: Sequence[int], rows: int
+) -> torch.Tensor | Sequence[torch.Tensor] | None:
+    """What the model makes of the pictures of some of `rows` rows; None where rows and pictures do not correspond."""
+    taken = inspect.signature(model.get_image_features).parameters
+    pictures = {key: value for key, value in inputs.items() if key in taken}
+    if any(len(value) != rows for value in pictures.values()):
+        return None
+    device, dtype = model.device, model.dtype
+    with torch.no_grad():
+        output = model.get_image_features(
+            **{
+                key: value[list(places)].to(device, dtype if value.is_floating_point() else None)
+                for key, value in pictures.items()
+            },
+            return_dict=True,
+        )
+    pooled: torch.Tensor | Sequence[torch.Tensor] = output.pooler_output
+    return pooled if len(pooled) == len(places) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +75,7 @@ class Batch:
     def first_of_each_picture(self) -> list[int]:
         """The first prompt of each distinct picture."""
         assert self.picture_of is not None
-        places = self.picture_of.tolist()
-        return [places.index(picture) for picture in range(max(places) + 1)]
+        return _first_of_each(self.picture_of.tolist())
 
     def inputs(self) -> dict[str, torch.Tensor]:
         """Everything for every prompt, as if each had a picture of its own."""
@@ -88,10 +99,10 @@ class Reader:
             ConfigError: the processor refuses so many pictures.
         """
         places: dict[bytes, int] = {}
-        picture_of = [places.setdefault(picture_key(prompt), len(places)) for prompt in prompts]
+        picture_of = [places.setdefault(prompt.picture_key, len(places)) for prompt in prompts]
         if len(prompts[0].images) != 1 or len(places) == len(prompts) or not self._row_a_picture:
             return self._each_by_itself(prompts)
-        firsts = [prompts[picture_of.index(picture)] for picture in range(len(places))]
+        firsts = [prompts[row] for row in _first_of_each(picture_of)]
         pictures = self._processed(firsts)
         tokens = {key: pictures.pop(key) for key in _BY_TOKEN if key in pictures}
         # Some processors cut a picture into parts of a row each, or write for each picture which tokens may look at it.
@@ -156,3 +167,8 @@ class Reader:
 def _text(prompt: Prompt) -> tuple[str, tuple[int, ...]]:
     """What a prompt's tokens hang on: its text, and the size of its picture, which says how many tokens stand for it."""
     return prompt.text, prompt.images[0].shape
+
+
+def _first_of_each(picture_of: Sequence[int]) -> list[int]:
+    """The first row of each number from 0 on."""
+    return [picture_of.index(picture) for picture in range(max(picture_of) + 1)]

@@ -45,7 +45,7 @@ from transformers.utils.logging import set_tqdm_hook
 from selu.budget import count_tokens
 from selu.errors import ConfigError, TransientError, first_line
 from selu.models.base import Prompt, Reply
-from selu.models.reading import Batch, Reader, conversation, picture_key
+from selu.models.reading import Batch, Reader, conversation, look
 from selu.prompting import PromptStyle
 
 if TYPE_CHECKING:
@@ -759,12 +759,12 @@ class TransformersModel:
         model, picture_of = self._weights.model, batch.picture_of
         if picture_of is None or "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
             return batch.inputs()
-        taken = inspect.signature(model.get_image_features).parameters
-        seen = {key: value for key, value in batch.pictures.items() if key in taken}
-        pooled = model.get_image_features(**seen, return_dict=True).pooler_output
-        if len(pooled) != len(next(iter(seen.values()))):
+        count = len(batch.first_of_each_picture())
+        pooled = look(model, batch.pictures, range(count), count)
+        if pooled is None:
             return batch.inputs()
         features: Any = pooled[picture_of] if isinstance(pooled, torch.Tensor) else [pooled[row] for row in picture_of]
+        seen = inspect.signature(model.get_image_features).parameters
         return {
             **batch.tokens,
             **{key: value[picture_of] for key, value in batch.pictures.items() if key not in seen},
@@ -896,7 +896,7 @@ def _counts_in_ones(model: Any) -> bool:
 
 def _batching_order(prompts: Sequence[Prompt]) -> list[int]:
     """Rows ordered by number of images, then by group of the same pictures (groups by longest text), then by length."""
-    keys = [picture_key(prompt) for prompt in prompts]
+    keys = [prompt.picture_key for prompt in prompts]
     longest: dict[bytes, int] = {}
     for key, prompt in zip(keys, prompts, strict=True):
         longest[key] = max(longest.get(key, 0), len(prompt.text))

@@ -30,6 +30,7 @@ from selu.finetuning import finetune
 from selu.models import Prompt, TransformersModel, load_model
 from selu.models import transformers_engine as engine
 from selu.models.reading import Batch
+from tests.tiny_model import inputs_of
 from tests.tiny_models import ARCHITECTURES, NEEDS_TORCHVISION, make_checkpoint
 
 _OPERATORS = """
@@ -76,7 +77,7 @@ def log_probabilities(model: TransformersModel, prompt: Prompt, tokens: Sequence
     weights = model._weights
     with weights.lock, torch.inference_mode():
         weights.activate(model._adapter)
-        inputs = model._model_inputs(model._weights.reader.read([prompt]))
+        inputs = inputs_of(model, [prompt])
         start = inputs["input_ids"].shape[1]
         more = torch.tensor([list(tokens)])
         # Beyond a prompt PaliGemma counts in ones, everybody else in zeros.

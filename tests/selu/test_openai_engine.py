@@ -28,6 +28,7 @@ from selu.models import Prompt, TransformersModel, load_model, model_revision, o
 from selu.models.first_token import first_token_scores
 from selu.models.transformers_engine import _GumbelNoise
 from tests.selu.test_finetuning import SETTINGS, rows
+from tests.tiny_model import inputs_of
 
 EMBEDDED = ModelSettings(threads=1)
 
@@ -55,9 +56,7 @@ def complete(model: TransformersModel, body: dict[str, Any]) -> dict[str, Any]:
     tokenizer = weights.processor.tokenizer
     noise = [_GumbelNoise(body["temperature"], [body["seed"]])] if body["temperature"] else []
     with weights.lock, torch.inference_mode():
-        inputs = model._model_inputs(
-            model._weights.reader.read([Prompt(tuple(np.asarray(image) for image in images), text)])
-        )
+        inputs = inputs_of(model, [Prompt(tuple(np.asarray(image) for image in images), text)])
         output = weights.model.generate(
             **inputs,
             max_new_tokens=body["max_tokens"],

@@ -20,7 +20,7 @@ from selu.errors import ConfigError, TransientError
 from selu.models import Prompt, TransformersModel, load_model, model_revision, reading
 from selu.models import transformers_engine as engine
 from selu.models.reading import Reader
-from tests.tiny_model import NAMES, make_tiny_model
+from tests.tiny_model import NAMES, inputs_of, make_tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_a_picture_is_read_once_whatever_is_asked_about_it(folder: Path, monkeyp
     finally:
         handle.remove()
     assert prepared[first:] == [2], "texts that were asked before are tokens already"
-    alone = model._model_inputs(model._weights.reader.read(rows[:1]))["input_ids"].shape[1]
+    alone = inputs_of(model, rows[:1])["input_ids"].shape[1]
     beginning, rest = read[:2]
     assert beginning[0] == 2
     assert rest[0] == len(rows)
@@ -206,9 +206,7 @@ def test_draws_follow_the_models_probabilities(model: TransformersModel) -> None
     row, n = prompts(1)[0], 400
     drawn = [reply.text for reply in model.generate([row] * n, max_new_tokens=1, temperature=0.5, seeds=range(n))]
     with torch.inference_mode():
-        probabilities = (
-            model._weights.model(**model._model_inputs(model._weights.reader.read([row]))).logits[0, -1].double() / 0.5
-        ).softmax(-1)
+        probabilities = (model._weights.model(**inputs_of(model, [row])).logits[0, -1].double() / 0.5).softmax(-1)
     top = int(probabilities.argmax())
     expected = float(probabilities[top])
     share = drawn.count(model._weights.processor.tokenizer.decode([top]).strip()) / n
@@ -224,7 +222,7 @@ def test_sampling_without_seeds_is_refused(model: TransformersModel) -> None:
 def test_log_probability_is_that_of_a_full_forward_pass(model: TransformersModel) -> None:
     row = prompts(1)[0]
     reply = model.generate([row], max_new_tokens=3)[0]
-    inputs = model._model_inputs(model._weights.reader.read([row]))
+    inputs = inputs_of(model, [row])
     network = model._weights.model
     with torch.inference_mode():
         ids = network.generate(**inputs, max_new_tokens=3)
@@ -363,7 +361,7 @@ def test_an_adapter_answers_as_in_peft(folder: Path, tmp_path: Path) -> None:
     adapter = make_adapter(folder, tmp_path / "adapter", seed=3)
     model = load_model(settings(folder), adapter)
     row = prompts(1)[0]
-    inputs = model._model_inputs(model._weights.reader.read([row]))
+    inputs = inputs_of(model, [row])
     reference = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(folder), adapter).eval()
     with torch.inference_mode():
         logits = reference(**inputs).logits[0, -1].log_softmax(-1)
