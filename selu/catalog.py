@@ -17,7 +17,7 @@ import duckdb
 import pyarrow as pa
 
 from selu import records
-from selu.errors import ArtifactError, ConfigError
+from selu.errors import ArtifactError, ConfigError, first_line
 from selu.store import Manifest, arrow_schema, manifests
 
 __all__ = ["Catalog", "QueryResult"]
@@ -210,7 +210,7 @@ class Catalog:
                 f"CREATE VIEW {_name(name)} AS " + (f"{nothing} UNION ALL BY NAME {rows}" if exact else rows)
             )
         except duckdb.Error as error:
-            raise ArtifactError(f"the table {name} cannot be read: {str(error).splitlines()[0]}") from error
+            raise ArtifactError(f"the table {name} cannot be read: {first_line(error)}") from error
 
 
 def _table_paths(root: Path, found: list[Manifest]) -> dict[str, list[Path]]:

@@ -28,7 +28,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from selu.errors import ConfigError
+from selu.errors import ConfigError, first_line
 
 __all__ = [
     "DatasetSettings",
@@ -969,7 +969,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         where = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
         raise ConfigError(f"{path} is not valid YAML{where}: {error.problem}") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"{path} is not valid YAML: {first_line(error)}") from None
     if data is None:
         return {}
     if not isinstance(data, dict):

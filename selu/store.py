@@ -37,7 +37,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from selu import processes
-from selu.errors import ArtifactError, ConfigError, TerminalError
+from selu.errors import ArtifactError, ConfigError, TerminalError, first_line
 from selu.records import Record
 
 __all__ = [
@@ -704,7 +704,7 @@ def read_table(path: Path, record_type: type[RecordT]) -> list[RecordT]:
     except FileNotFoundError:
         raise ArtifactError(f"no such table: {path}") from None
     except (pa.ArrowException, OSError) as error:
-        raise ArtifactError(f"{path} is no readable Parquet file: {str(error).splitlines()[0]}") from error
+        raise ArtifactError(f"{path} is no readable Parquet file: {first_line(error)}") from error
     expected = list(record_type.model_fields)
     if sorted(table.column_names) != sorted(expected):
         raise ArtifactError(

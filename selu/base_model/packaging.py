@@ -20,7 +20,7 @@ from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFa
 
 from selu.base_model.corpus import Demonstrations, FrameSet, language_turns, question_turns
 from selu.base_model.processor import save_household_processor
-from selu.errors import ConfigError
+from selu.errors import ConfigError, first_line
 from selu.frames import encode_picture
 
 __all__ = ["REPLAY_FILE", "load_replay", "package", "replay_table", "split_replay"]
@@ -90,11 +90,10 @@ def load_replay(path: Path = REPLAY_FILE) -> datasets.Dataset:
             if not told or any(image["bytes"] is None for image in row["images"]):
                 raise KeyError(f"row {number} has no text or no embedded picture")
     except (OSError, KeyError, pa.ArrowException) as error:
-        reason = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"the corpus to rehearse from, {path}, must be a Parquet file with the columns prompt, completion and images, as "
-            f"TRL reads them, pictures embedded ({reason}); mend it, or set dataset.corpus to another, or dataset.replay=0 and "
-            "dataset.corpus_pictures=0 to train without it"
+            f"TRL reads them, pictures embedded ({first_line(error)}); mend it, or set dataset.corpus to another, or "
+            "dataset.replay=0 and dataset.corpus_pictures=0 to train without it"
         ) from error
     return datasets.Dataset(datasets.table.InMemoryTable(table), info=datasets.DatasetInfo(features=features))
 

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from selu.errors import ArtifactError
+from selu.errors import ArtifactError, first_line
 from selu.evaluation import ItemOutcome, MetricRow
 from selu.rounds import Round, digests, round_metrics, why_stopped
 from selu.store import ArtifactRef, Store, read_table, write_table
@@ -145,9 +145,9 @@ def read_records(folder: Path) -> dict[str, RunRecord]:
                 metrics=tuple(read_table(path.with_name(_METRICS), MetricRow)),
             )
         except (OSError, ValueError, TypeError, ArtifactError) as error:
-            first = str(error).strip().splitlines()[0]
             raise ArtifactError(
-                f"the record of a run in {path.parent} cannot be read ({first}); delete that folder, or fetch it again"
+                f"the record of a run in {path.parent} cannot be read ({first_line(error)}); delete that folder, "
+                "or fetch it again"
             ) from error
         if not record.rounds == len(record.digests) == len(record.budgets):
             raise ArtifactError(

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from selu.errors import ArtifactError
+from selu.errors import ArtifactError, first_line
 from selu.evaluation import MetricRow, truth_of_instruction
 from selu.records import Episode, Frame, OracleEpisode, OracleStep, Question, Record, Relabel, Step, Verdict
 from selu.reporting.views import (
@@ -58,7 +58,7 @@ def read_columns(path: Path, columns: Sequence[str], *, filters: Any = None) -> 
     try:
         rows: list[dict[str, Any]] = pq.read_table(path, columns=list(columns), filters=filters).to_pylist()
     except (pa.ArrowException, OSError) as error:
-        raise ArtifactError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+        raise ArtifactError(f"{path} cannot be read: {first_line(error)}") from error
     return rows
 
 
