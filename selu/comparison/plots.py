@@ -41,6 +41,12 @@ def draw_plots(comparison: Comparison, folder: Path) -> list[str]:
     return drawn
 
 
+def _panels(comparison: Comparison) -> list[tuple[str, str, str]]:
+    """The panels that there are figures for: a probe may have been left out."""
+    measured = {(row.measure, row.probe) for row in comparison.rows}
+    return [panel for panel in _PANELS if panel[:2] in measured]
+
+
 def _style(comparison: Comparison, name: str) -> dict[str, Any]:
     role = next(method.role for method in comparison.plan.methods if method.name == name)
     baselines = [method.name for method in comparison.plan.methods if method.role == "baseline"]
@@ -92,17 +98,24 @@ def _lines(comparison: Comparison, axes: Any, measure: str, probe: str, *, start
 
 
 def _learning_curves(comparison: Comparison) -> Figure | None:
-    figure = Figure(figsize=(11, 8), layout="constrained")
-    grid = figure.subplots(2, 2, sharex=True)
+    panels = _panels(comparison)
+    if not panels:
+        return None
+    rows = math.ceil(len(panels) / 2)
+    figure = Figure(figsize=(11, 4 * rows), layout="constrained")
+    grid = figure.subplots(rows, min(len(panels), 2), sharex=True, squeeze=False)
     some = False
-    for axes, (measure, probe, title) in zip(grid.flat, _PANELS, strict=True):
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    # Not strict: of three panels the last place stays empty.
+    for axes, (measure, probe, title) in zip(grid.flat, panels, strict=False):
         some |= _lines(comparison, axes, measure, probe, start="base model")
         axes.set_title(title, fontsize=10)
         for name, style in (("self-asking, untrained", "-."), ("random actor", ":"), ("planner", "--")):
             row = comparison.row(name, 0, measure, probe)
             if row is not None:
                 axes.axhline(row.rate, color=_GREY, linewidth=1, linestyle=style, label=name)
-    for axes in grid[1]:
+    for axes in grid[-1]:
         axes.set_xlabel("rounds of learning")
     if not some:
         return None
@@ -114,12 +127,13 @@ def _learning_curves(comparison: Comparison) -> Figure | None:
 def _bars(comparison: Comparison) -> Figure | None:
     number = comparison.plan.common_round
     names = [method.name for method in comparison.plan.methods if comparison.row(method.name, number, "actor", "A")]
+    panels = _panels(comparison)
     if not names:
         return None
-    figure = Figure(figsize=(12, 1.8 + 0.34 * len(names)), layout="constrained")
-    grid = figure.subplots(1, 4, sharey=True)
+    figure = Figure(figsize=(3 * len(panels), 1.8 + 0.34 * len(names)), layout="constrained")
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     places = list(range(len(names)))[::-1]
-    for axes, (measure, probe, title) in zip(grid, _PANELS, strict=True):
+    for axes, (measure, probe, title) in zip(grid, panels, strict=True):
         for place, name in zip(places, names, strict=True):
             row = comparison.row(name, number, measure, probe)
             if row is not None:

@@ -281,7 +281,9 @@ def table_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _table(comparison: Comparison, columns: Sequence[_Column], *, count: bool = True) -> list[str]:
-    """A Markdown table of the places that have any of these figures; `count`: with n, of A and of B."""
+    """A Markdown table of the places and columns that have any of these figures; `count`: with n, of A and of B."""
+    measured = {(row.measure, row.probe, row.kind) for row in comparison.rows}
+    columns = [column for column in columns if column[1:] in measured]
     lines = []
     for name, number in _places(comparison):
         rows = [comparison.row(name, number, measure, probe, kind) for _, measure, probe, kind in columns]

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from selu.comparison import ComparisonRow, _measured, _Place, compare, plan_comparison, runs_of
+from selu.comparison import Comparison, ComparisonRow, _measured, _Place, compare, plan_comparison, runs_of
+from selu.comparison.plots import _bars, _learning_curves, _panels
 from selu.comparison.runs import _budgets
+from selu.comparison.writing import _RESULTS, _table
 from selu.config import Settings, validate_settings
 from selu.errors import ArtifactError, ConfigError
 from selu.evaluation import ItemOutcome, Series
@@ -109,6 +111,42 @@ def test_what_was_not_run_is_said(tmp_path: Path) -> None:
         ("selu", 1, "not started", ""),
     ]
     assert told.rows == ()
+
+
+def test_a_probe_that_was_left_out_has_no_panel_and_no_column() -> None:
+    plan = plan_comparison(Settings(), ["selu"], seeds=1, rounds=1)
+    measured = [("critic", "A"), ("actor", "A"), ("actor", "B")]
+    rows = tuple(
+        ComparisonRow(
+            method=method,
+            role=role,
+            round=number,
+            seeds=1,
+            measure=measure,
+            probe=probe,
+            kind="all",
+            rate=0.5,
+            low=0.4,
+            high=0.6,
+            n=10,
+        )
+        for method, role, number in (("base model", "no training", 0), ("selu", "method", 1))
+        for measure, probe in measured
+    )
+    comparison = Comparison(plan=plan, rows=rows, states=())
+    assert [panel[:2] for panel in _panels(comparison)] == measured
+    figure = _learning_curves(comparison)
+    assert figure is not None
+    assert [axes.get_title().splitlines()[0] for axes in figure.axes if axes.axison] == [
+        "critic, direct verdict, probe A",
+        "actor, probe A",
+        "actor, probe B",
+    ]
+    bars = _bars(comparison)
+    assert bars is not None
+    assert len(bars.axes) == 3
+    heading, *_ = _table(comparison, _RESULTS)
+    assert heading == "| method | round | seeds | critic A | actor A | actor B | n |"
 
 
 def test_a_budget_that_an_artifact_does_not_tell_is_unknown(tmp_path: Path) -> None:
