@@ -30,6 +30,8 @@ class WorldError(TransientError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of somebody else's error, as a sentence to end one of ours with."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0].strip()
+    """The first line of somebody else's error, as a sentence to end one of ours with; two, where the first only announces."""
+    line, *more = (part.strip() for part in (str(error).strip() or type(error).__name__).splitlines())
+    if line.endswith(":"):
+        line = f"{line} {more[0]}" if more else line[:-1]
     return line if line.endswith((".", "!", "?")) else line + "."

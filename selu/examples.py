@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from selu.models.reading import look
+from selu.models.reading import image_features
 
 __all__ = ["Examples"]
 
@@ -87,7 +87,7 @@ class Examples(Dataset[dict[str, Any]]):
             new = list({key: place for place, key in reversed(list(enumerate(keys))) if key not in pictures}.values())
             new.sort()
             if new:
-                looked = look(model, batch, new, len(some))
+                looked = image_features(model, batch, len(some), new)
                 if looked is None or (len(pictures) + len(new)) * looked[0].nbytes > _MOST_BYTES:
                     return None
                 listed = not isinstance(looked, torch.Tensor)

@@ -27,6 +27,7 @@ from selu.store import ArtifactRef, Json, Store
 from selu.tasks.frames import read_selected_frames
 from selu.tasks.progress import Meter
 from selu.tasks.stages import (
+    ENGINE,
     Made,
     Model,
     Shard,
@@ -45,7 +46,9 @@ from selu.tasks.stages import (
 __all__ = ["Candidacy", "Guarded", "approval_of", "decide_on_actor", "decide_on_critic", "record_approval"]
 
 _MODULES = ("selu.guards", "selu.judging", "selu.prompting", "selu.frames")
-CRITIC_GUARD = Stage(name="critic-guard", version=2, modules=(*_MODULES, "selu.base_model.packaging"), on_gpu=True)
+CRITIC_GUARD = Stage(
+    name="critic-guard", version=2, modules=(*_MODULES, "selu.base_model.packaging", *ENGINE), on_gpu=True
+)
 APPROVAL = Stage(name="approval", version=1, modules=())
 ACTOR_GUARD = Stage(name="actor-guard", version=1, modules=(*_MODULES, "selu.worlds.actions"))
 

@@ -13,6 +13,7 @@ from selu.store import ArtifactRef, write_table
 from selu.tasks.frames import read_selected_frames
 from selu.tasks.progress import Meter
 from selu.tasks.stages import (
+    ENGINE,
     Made,
     Model,
     Shard,
@@ -39,6 +40,7 @@ HINDSIGHT = Stage(
         "selu.judging",
         "selu.prompting",
         "selu.frames",
+        *ENGINE,
     ),
     on_gpu=True,
 )

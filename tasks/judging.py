@@ -16,6 +16,7 @@ from selu.rounds import Workspace
 from selu.store import ArtifactRef, Store, read_table, write_table
 from selu.tasks.progress import Meter
 from selu.tasks.stages import (
+    ENGINE,
     Made,
     Model,
     Shard,
@@ -33,12 +34,20 @@ __all__ = ["OWN", "ProbeVerdict", "judge_own", "judge_probe", "read_probe"]
 JUDGING = Stage(
     name="judging",
     version=3,
-    modules=("selu.judging", "selu.questions", "selu.self_asking", "selu.verdicts", "selu.prompting", "selu.frames"),
+    modules=(
+        "selu.judging",
+        "selu.questions",
+        "selu.self_asking",
+        "selu.verdicts",
+        "selu.prompting",
+        "selu.frames",
+        *ENGINE,
+    ),
     on_gpu=True,
 )
 
 OWN_JUDGING = Stage(
-    name="own-judging", version=1, modules=("selu.judging", "selu.prompting", "selu.frames"), on_gpu=True
+    name="own-judging", version=1, modules=("selu.judging", "selu.prompting", "selu.frames", *ENGINE), on_gpu=True
 )
 
 OWN = "direct:own"

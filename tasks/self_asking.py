@@ -16,6 +16,7 @@ from selu.store import ArtifactRef, write_table
 from selu.tasks.frames import read_selected_frames
 from selu.tasks.progress import Meter
 from selu.tasks.stages import (
+    ENGINE,
     Made,
     Model,
     Shard,
@@ -39,6 +40,7 @@ ASKING = (
     "selu.judging",
     "selu.prompting",
     "selu.frames",
+    *ENGINE,
 )
 """Modules behind a verdict."""
 SELF_ASKING = Stage(name="self-asking", version=3, modules=ASKING, on_gpu=True)

@@ -87,8 +87,8 @@ class Stage(Value):
     on_gpu: bool = Field(default=False, description="it keeps a GPU busy, so it takes one of the workspace's slots")
 
 
-ENGINE = ("selu.models.transformers_engine", "selu.models.reading")
-"""Modules of the default engine."""
+ENGINE = ("selu.models.transformers_engine", "selu.models.reading", "selu.models.base")
+"""Modules of the default engine: what a model answers hangs on them, so that each stage that asks one names them."""
 
 
 class Shard(Value):

@@ -88,12 +88,12 @@ def load_replay(path: Path = REPLAY_FILE) -> datasets.Dataset:
         for number, row in enumerate(table.select(["prompt", "completion", "images"]).to_pylist()):
             told = row["prompt"] and row["completion"] and row["images"]
             if not told or any(image["bytes"] is None for image in row["images"]):
-                raise KeyError(f"row {number} has no text or no embedded picture")
-    except (OSError, KeyError, pa.ArrowException) as error:
+                raise ValueError(f"row {number} has no text or no embedded picture")
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise ConfigError(
             f"the corpus to rehearse from, {path}, must be a Parquet file with the columns prompt, completion and images, as "
-            f"TRL reads them, pictures embedded ({first_line(error)}); mend it, or set dataset.corpus to another, or "
-            "dataset.replay=0 and dataset.corpus_pictures=0 to train without it"
+            "TRL reads them, pictures embedded; mend it, or set dataset.corpus to another, or dataset.replay=0 and "
+            f"dataset.corpus_pictures=0 to train without it: {first_line(error)}"
         ) from error
     return datasets.Dataset(datasets.table.InMemoryTable(table), info=datasets.DatasetInfo(features=features))
 

@@ -79,6 +79,21 @@ class Plan(BaseModel):
         """Seeds that a method is to run with."""
         return [run.settings.seed for run in self.runs if run.method == method]
 
+    def measures(self, measure: str, probe: str) -> bool:
+        """Whether the evaluation is large enough for a measure to have figures on a probe; a size of 0 leaves it out."""
+        sizes = self.settings.evaluation
+        asked = {
+            ("actor", "B"): sizes.actor_episodes_b,
+            ("critic", "A"): sizes.critic_episodes_a,
+            ("critic", "B"): sizes.critic_episodes_b,
+            ("critic_self_asking", "A"): sizes.critic_episodes_a,
+            ("critic_self_asking", "B"): sizes.critic_episodes_b,
+            ("actor_three_steps", "A"): sizes.three_step_episodes,
+            ("general_critic", "A+B"): sizes.general_questions,
+            ("general_actor", "A+B"): sizes.general_questions,
+        }
+        return asked.get((measure.removesuffix("_gain"), probe), 1) > 0
+
 
 def plan_comparison(
     settings: Settings,

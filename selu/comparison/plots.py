@@ -42,9 +42,8 @@ def draw_plots(comparison: Comparison, folder: Path) -> list[str]:
 
 
 def _panels(comparison: Comparison) -> list[tuple[str, str, str]]:
-    """The panels that there are figures for: a probe may have been left out."""
-    measured = {(row.measure, row.probe) for row in comparison.rows}
-    return [panel for panel in _PANELS if panel[:2] in measured]
+    """The panels of what is evaluated: a probe may have been left out."""
+    return [panel for panel in _PANELS if comparison.plan.measures(*panel[:2])]
 
 
 def _style(comparison: Comparison, name: str) -> dict[str, Any]:
@@ -99,24 +98,26 @@ def _lines(comparison: Comparison, axes: Any, measure: str, probe: str, *, start
 
 def _learning_curves(comparison: Comparison) -> Figure | None:
     panels = _panels(comparison)
-    if not panels:
-        return None
-    rows = math.ceil(len(panels) / 2)
-    figure = Figure(figsize=(11, 4 * rows), layout="constrained")
-    grid = figure.subplots(rows, min(len(panels), 2), sharex=True, squeeze=False)
+    down, across = (list(dict.fromkeys(panel[place] for panel in panels)) for place in (0, 1))
+    if len(across) == 1:
+        down, across = across, down
+    figure = Figure(figsize=(11, 4 * len(down)), layout="constrained")
+    grid = figure.subplots(len(down), len(across), sharex=True, squeeze=False)
     some = False
-    for axes in grid.flat[len(panels) :]:
-        axes.set_axis_off()
-    # Not strict: of three panels the last place stays empty.
-    for axes, (measure, probe, title) in zip(grid.flat, panels, strict=False):
+    for axes in grid.flat:
+        axes.set_visible(False)
+    for measure, probe, title in panels:
+        row, column = (measure, probe) if measure in down else (probe, measure)
+        axes = grid[down.index(row), across.index(column)]
+        axes.set_visible(True)
         some |= _lines(comparison, axes, measure, probe, start="base model")
         axes.set_title(title, fontsize=10)
-        for name, style in (("self-asking, untrained", "-."), ("random actor", ":"), ("planner", "--")):
-            row = comparison.row(name, 0, measure, probe)
-            if row is not None:
-                axes.axhline(row.rate, color=_GREY, linewidth=1, linestyle=style, label=name)
-    for axes in grid[-1]:
         axes.set_xlabel("rounds of learning")
+        axes.tick_params(labelbottom=True)
+        for name, style in (("self-asking, untrained", "-."), ("random actor", ":"), ("planner", "--")):
+            level = comparison.row(name, 0, measure, probe)
+            if level is not None:
+                axes.axhline(level.rate, color=_GREY, linewidth=1, linestyle=style, label=name)
     if not some:
         return None
     labels = {label: line for axes in grid.flat for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
@@ -125,12 +126,15 @@ def _learning_curves(comparison: Comparison) -> Figure | None:
 
 
 def _bars(comparison: Comparison) -> Figure | None:
-    number = comparison.plan.common_round
-    names = [method.name for method in comparison.plan.methods if comparison.row(method.name, number, "actor", "A")]
-    panels = _panels(comparison)
+    number, panels = comparison.plan.common_round, _panels(comparison)
+    names = [
+        method.name
+        for method in comparison.plan.methods
+        if any(comparison.row(method.name, number, measure, probe) for measure, probe, _ in panels)
+    ]
     if not names:
         return None
-    figure = Figure(figsize=(3 * len(panels), 1.8 + 0.34 * len(names)), layout="constrained")
+    figure = Figure(figsize=(max(6, 3 * len(panels)), 1.8 + 0.34 * len(names)), layout="constrained")
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     places = list(range(len(names)))[::-1]
     for axes, (measure, probe, title) in zip(grid, panels, strict=True):

@@ -146,8 +146,8 @@ def read_records(folder: Path) -> dict[str, RunRecord]:
             )
         except (OSError, ValueError, TypeError, ArtifactError) as error:
             raise ArtifactError(
-                f"the record of a run in {path.parent} cannot be read ({first_line(error)}); delete that folder, "
-                "or fetch it again"
+                f"the record of a run in {path.parent} cannot be read; delete that folder, or fetch it again: "
+                f"{first_line(error)}"
             ) from error
         if not record.rounds == len(record.digests) == len(record.budgets):
             raise ArtifactError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import logging
@@ -25,6 +24,8 @@ logger = logging.getLogger("selu.comparison")
 
 RECORDS = "runs"
 """Folder of the records beside a copied table."""
+
+_FILES = ("README.md", "results.json", "table.csv", "learning_curves.png", "methods.png", "false_labels.png")
 
 Notes = Mapping[str, tuple[State, str]]
 """By :attr:`~selu.comparison.PlannedRun.note`: how a run ended, or that it is at work, and what was said about it."""
@@ -160,17 +161,18 @@ def _write(comparison: Comparison, folder: Path) -> Path:
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(ComparisonRow.model_fields)
                 writer.writerows([_plain(value) for value in row.model_dump().values()] for row in comparison.rows)
-            for file_path in new.iterdir():
-                os.replace(file_path, folder / file_path.name)
+            for name in _FILES:
+                # One that is not drawn any more is not there any more.
+                if (new / name).exists():
+                    os.replace(new / name, folder / name)
+                else:
+                    (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise TerminalError(
             f"the comparison cannot be written to {folder} ({error.strerror}); free the disk or make the folder writable, "
             "and run `selu compare --draw-only`: finished rounds are kept"
         ) from error
     return folder / "README.md"
-
-
-_FILES = ("README.md", "results.json", "table.csv", "learning_curves.png", "methods.png", "false_labels.png")
 
 
 def _copy(folder: Path, out: Path) -> None:
@@ -182,8 +184,10 @@ def _copy(folder: Path, out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name in _FILES:
-            with contextlib.suppress(FileNotFoundError):
+            if (folder / name).exists():
                 shutil.copyfile(folder / name, out / name)
+            else:
+                (out / name).unlink(missing_ok=True)
     except OSError as error:
         raise TerminalError(
             f"the comparison cannot be copied to {out} ({error.strerror}); give another folder"
@@ -268,12 +272,17 @@ def _places(comparison: Comparison) -> Iterator[tuple[str, int]]:
             yield method.name, number
 
 
+def _measured(comparison: Comparison, columns: Sequence[_Column]) -> list[_Column]:
+    """The columns of what is evaluated."""
+    return [column for column in columns if comparison.plan.measures(*column[1:3])]
+
+
 def table_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """The main table as plain values, one row for each method and round."""
     rows = []
     for name, number in _places(comparison):
         row: dict[str, Any] = {"method": name, "round": number}
-        for column in (*_RESULTS, *_LABELS, *_BUDGETS):
+        for column in _measured(comparison, (*_RESULTS, *_LABELS, *_BUDGETS)):
             heading, measure, probe, kind = column
             row[heading] = _cell(comparison.row(name, number, measure, probe, kind), column)
         rows.append(row)
@@ -281,9 +290,8 @@ def table_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _table(comparison: Comparison, columns: Sequence[_Column], *, count: bool = True) -> list[str]:
-    """A Markdown table of the places and columns that have any of these figures; `count`: with n, of A and of B."""
-    measured = {(row.measure, row.probe, row.kind) for row in comparison.rows}
-    columns = [column for column in columns if column[1:] in measured]
+    """A Markdown table of the places that have any of these figures; `count`: with n, of A and of B."""
+    columns = _measured(comparison, columns)
     lines = []
     for name, number in _places(comparison):
         rows = [comparison.row(name, number, measure, probe, kind) for _, measure, probe, kind in columns]
@@ -334,11 +342,11 @@ def _readme(comparison: Comparison, plots: Sequence[str]) -> str:
     lines += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in plots]
     lines += ["", "## Results", "", _RUNS, "", f"({_GUIDE}.)", "", *_table(comparison, _RESULTS)]
     lines += ["", "## Gain over the base model", "", "Paired item by item.", "", *_table(comparison, _GAINS)]
+    three_steps = plan.measures("actor_three_steps", "A")
     lines += [
         "",
-        "## Tasks of one, two and three steps",
-        "",
-        "Those of three steps are a set of their own, which nobody practises.",
+        "## Tasks of one, two and three steps" if three_steps else "## Tasks of one and two steps",
+        *(["", "Those of three steps are a set of their own, which nobody practises."] if three_steps else []),
         "",
         *_table(comparison, _KINDS, count=False),
     ]

@@ -1,4 +1,4 @@
-"""Prompts as a model takes them: each picture prepared once, and each text turned into tokens once.
+"""Prompts as a model takes them: each picture prepared and looked at once, and each text turned into tokens once.
 
 The critic asks many questions about a frame, and the same questions about many frames. With a small model a processor that
 prepares the picture anew for each of them takes longer than the model needs for the answer.
@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from selu.errors import ConfigError, first_line
 from selu.models.base import Prompt
 
-__all__ = ["Batch", "Reader", "conversation", "look"]
+__all__ = ["Batch", "Reader", "conversation", "image_features"]
 
 # What a processor gives for each token.
 _BY_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
@@ -31,25 +31,25 @@ def conversation(text: str, images: int) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]}]
 
 
-def look(
-    model: Any, inputs: Mapping[str, torch.Tensor], places: Sequence[int], rows: int
+def image_features(
+    model: Any, inputs: Mapping[str, torch.Tensor], rows: int, places: Sequence[int] | None = None
 ) -> torch.Tensor | Sequence[torch.Tensor] | None:
-    """What the model makes of the pictures of some of `rows` rows; None where rows and pictures do not correspond."""
+    """What the model makes of the pictures of `rows` rows, or of those at some `places`; None where rows and pictures do not
+    correspond."""
     taken = inspect.signature(model.get_image_features).parameters
     pictures = {key: value for key, value in inputs.items() if key in taken}
-    if any(len(value) != rows for value in pictures.values()):
+    if not pictures or any(len(value) != rows for value in pictures.values()):
         return None
+    if places is not None:
+        pictures = {key: value[list(places)] for key, value in pictures.items()}
     device, dtype = model.device, model.dtype
     with torch.no_grad():
         output = model.get_image_features(
-            **{
-                key: value[list(places)].to(device, dtype if value.is_floating_point() else None)
-                for key, value in pictures.items()
-            },
+            **{key: value.to(device, dtype if value.is_floating_point() else None) for key, value in pictures.items()},
             return_dict=True,
         )
     pooled: torch.Tensor | Sequence[torch.Tensor] = output.pooler_output
-    return pooled if len(pooled) == len(places) else None
+    return pooled if len(pooled) == (rows if places is None else len(places)) else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,7 +45,7 @@ from transformers.utils.logging import set_tqdm_hook
 from selu.budget import count_tokens
 from selu.errors import ConfigError, TransientError, first_line
 from selu.models.base import Prompt, Reply
-from selu.models.reading import Batch, Reader, conversation, look
+from selu.models.reading import Batch, Reader, conversation, image_features
 from selu.prompting import PromptStyle
 
 if TYPE_CHECKING:
@@ -195,8 +195,8 @@ def load_processor(source: ModelSource) -> Any:
         extra = 'pip install "selu[video-processors]"' if package in ("torchvision", "num2words") else None
         way_out = extra or (f"pip install {package}" if package else "install the package it names")
         raise ConfigError(
-            f"The processor of the model {source.label!r} needs {package or 'a missing package'}: {way_out} "
-            f"({first_line(error)})"
+            f"The processor of the model {source.label!r} needs {package or 'a missing package'}; {way_out}: "
+            f"{first_line(error)}"
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
@@ -759,15 +759,14 @@ class TransformersModel:
         model, picture_of = self._weights.model, batch.picture_of
         if picture_of is None or "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
             return batch.inputs()
-        count = len(batch.first_of_each_picture())
-        pooled = look(model, batch.pictures, range(count), count)
+        pooled = image_features(model, batch.pictures, len(next(iter(batch.pictures.values()))))
         if pooled is None:
             return batch.inputs()
         features: Any = pooled[picture_of] if isinstance(pooled, torch.Tensor) else [pooled[row] for row in picture_of]
-        seen = inspect.signature(model.get_image_features).parameters
+        taken = inspect.signature(model.get_image_features).parameters
         return {
             **batch.tokens,
-            **{key: value[picture_of] for key, value in batch.pictures.items() if key not in seen},
+            **{key: value[picture_of] for key, value in batch.pictures.items() if key not in taken},
             "mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=features)},
         }
 

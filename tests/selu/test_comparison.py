@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from selu.comparison import Comparison, ComparisonRow, _measured, _Place, compare, plan_comparison, runs_of
-from selu.comparison.plots import _bars, _learning_curves, _panels
 from selu.comparison.runs import _budgets
-from selu.comparison.writing import _RESULTS, _table
+from selu.comparison.writing import _write
 from selu.config import Settings, validate_settings
 from selu.errors import ArtifactError, ConfigError
 from selu.evaluation import ItemOutcome, Series
 from selu.rounds import Workspace, run_folder
+from selu.statistics import Rate
 from selu.store import Store
 
 Outcomes = dict[tuple[str, str, str, str], ItemOutcome]
@@ -113,40 +115,51 @@ def test_what_was_not_run_is_said(tmp_path: Path) -> None:
     assert told.rows == ()
 
 
-def test_a_probe_that_was_left_out_has_no_panel_and_no_column() -> None:
-    plan = plan_comparison(Settings(), ["selu"], seeds=1, rounds=1)
-    measured = [("critic", "A"), ("actor", "A"), ("actor", "B")]
+def _drawn(
+    sizes: dict[str, int], measured: list[tuple[str, str]], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, dict[str, list[str]]]:
+    """The README of a comparison of one run, and the titles of each plot's panels as they are seen."""
+    panels: dict[str, list[str]] = {}
+    save = Figure.savefig
+
+    def seen(figure: Figure, path: Path, **how: Any) -> None:
+        shown = [axes for axes in figure.axes if axes.get_visible()]
+        panels[path.name] = [axes.get_title().splitlines()[0] for axes in shown]
+        assert all(axes.get_xlabel() for axes in shown) or path.name == "methods.png"
+        save(figure, path, **how)
+
+    monkeypatch.setattr(Figure, "savefig", seen)
+    plan = plan_comparison(validate_settings({"evaluation": sizes}), ["selu"], seeds=1, rounds=1)
     rows = tuple(
-        ComparisonRow(
-            method=method,
-            role=role,
-            round=number,
-            seeds=1,
-            measure=measure,
-            probe=probe,
-            kind="all",
-            rate=0.5,
-            low=0.4,
-            high=0.6,
-            n=10,
-        )
+        _Place(method, role, number, 1).row(measure, Rate(rate=0.5, n=10, low=0.4, high=0.6), probe)
         for method, role, number in (("base model", "no training", 0), ("selu", "method", 1))
         for measure, probe in measured
     )
-    comparison = Comparison(plan=plan, rows=rows, states=())
-    assert [panel[:2] for panel in _panels(comparison)] == measured
-    figure = _learning_curves(comparison)
-    assert figure is not None
-    assert [axes.get_title().splitlines()[0] for axes in figure.axes if axes.axison] == [
-        "critic, direct verdict, probe A",
-        "actor, probe A",
-        "actor, probe B",
-    ]
-    bars = _bars(comparison)
-    assert bars is not None
-    assert len(bars.axes) == 3
-    heading, *_ = _table(comparison, _RESULTS)
-    assert heading == "| method | round | seeds | critic A | actor A | actor B | n |"
+    return _write(Comparison(plan=plan, rows=rows, states=()), folder).read_text(encoding="utf-8"), panels
+
+
+def test_what_is_not_evaluated_has_no_panel_and_no_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"critic_episodes_b": 0, "three_step_episodes": 0, "general_questions": 0}
+    measured = [("critic", "A"), ("actor", "A"), ("actor", "B"), ("coverage", "")]
+    readme, panels = _drawn(sizes, measured, tmp_path, monkeypatch)
+    expected = ["critic, direct verdict, probe A", "actor, probe A", "actor, probe B"]
+    assert (panels["learning_curves.png"], panels["methods.png"]) == (expected, expected)
+    assert "| method | round | seeds | critic A | self-asking A | actor A | actor B | n |" in readme
+    # That nothing was accepted as done is a figure, too.
+    assert "| false “done” labels | episodes with one | false labels of the critic's |\n" in readme
+    assert "three steps" not in readme
+    assert "general, critic" not in readme
+    assert "false_labels.png" not in readme
+
+
+def test_a_plot_that_is_not_drawn_any_more_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme, panels = _drawn({}, [("critic", "A")], tmp_path, monkeypatch)
+    assert len(panels["methods.png"]) == 4
+    assert (tmp_path / "methods.png").exists()
+    readme, _ = _drawn({}, [], tmp_path, monkeypatch)
+    assert "methods.png" not in readme
+    assert not (tmp_path / "methods.png").exists()
+    assert "Nothing yet." in readme
 
 
 def test_a_budget_that_an_artifact_does_not_tell_is_unknown(tmp_path: Path) -> None:

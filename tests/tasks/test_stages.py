@@ -27,6 +27,7 @@ from selu.tasks.evaluation import balanced_choice
 from selu.tasks.progress import LineDisplay, meter, shown_on
 from selu.tasks.rollout import PolicyChoice, freeze_probe
 from selu.tasks.stages import (
+    ENGINE,
     Made,
     MadeWithTruth,
     Model,
@@ -305,6 +306,11 @@ def test_what_goes_on_counts_only_what_it_did_itself(monkeypatch: pytest.MonkeyP
 
 def test_every_stage_is_watched() -> None:
     assert {stage.name for stage in all_stages()} == set(json.loads(RECORDED.read_text()))
+
+
+def test_a_stage_that_asks_a_model_is_watched_with_the_engine() -> None:
+    watched = {stage.name for stage in all_stages() if set(ENGINE) <= set(stage.modules)}
+    assert watched == {stage.name for stage in all_stages() if stage.on_gpu} | {"rollout"}
 
 
 @pytest.mark.parametrize("stage", all_stages(), ids=lambda stage: stage.name)
