@@ -102,25 +102,23 @@ def _learning_curves(comparison: Comparison) -> Figure | None:
     if len(across) == 1:
         down, across = across, down
     figure = Figure(figsize=(11, 4 * len(down)), layout="constrained")
-    grid = figure.subplots(len(down), len(across), sharex=True, squeeze=False)
     some = False
-    for axes in grid.flat:
-        axes.set_visible(False)
     for measure, probe, title in panels:
         row, column = (measure, probe) if measure in down else (probe, measure)
-        axes = grid[down.index(row), across.index(column)]
-        axes.set_visible(True)
+        place = down.index(row) * len(across) + across.index(column) + 1
+        axes = figure.add_subplot(len(down), len(across), place, sharex=figure.axes[0] if figure.axes else None)
         some |= _lines(comparison, axes, measure, probe, start="base model")
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("rounds of learning")
-        axes.tick_params(labelbottom=True)
         for name, style in (("self-asking, untrained", "-."), ("random actor", ":"), ("planner", "--")):
             level = comparison.row(name, 0, measure, probe)
             if level is not None:
                 axes.axhline(level.rate, color=_GREY, linewidth=1, linestyle=style, label=name)
     if not some:
         return None
-    labels = {label: line for axes in grid.flat for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    labels = {
+        label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
     figure.legend(list(labels.values()), list(labels), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     return figure
 

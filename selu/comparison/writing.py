@@ -161,18 +161,22 @@ def _write(comparison: Comparison, folder: Path) -> Path:
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(ComparisonRow.model_fields)
                 writer.writerows([_plain(value) for value in row.model_dump().values()] for row in comparison.rows)
-            for name in _FILES:
-                # One that is not drawn any more is not there any more.
-                if (new / name).exists():
-                    os.replace(new / name, folder / name)
-                else:
-                    (folder / name).unlink(missing_ok=True)
+            _hand_on(new, folder, os.replace)
     except OSError as error:
         raise TerminalError(
             f"the comparison cannot be written to {folder} ({error.strerror}); free the disk or make the folder writable, "
             "and run `selu compare --draw-only`: finished rounds are kept"
         ) from error
     return folder / "README.md"
+
+
+def _hand_on(folder: Path, to: Path, how: Callable[[Path, Path], object]) -> None:
+    """Move or copy what was drawn to another folder, where a plot that is not drawn any more goes."""
+    for name in _FILES:
+        if (folder / name).exists():
+            how(folder / name, to / name)
+        else:
+            (to / name).unlink(missing_ok=True)
 
 
 def _copy(folder: Path, out: Path) -> None:
@@ -183,11 +187,7 @@ def _copy(folder: Path, out: Path) -> None:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name in _FILES:
-            if (folder / name).exists():
-                shutil.copyfile(folder / name, out / name)
-            else:
-                (out / name).unlink(missing_ok=True)
+        _hand_on(folder, out, shutil.copyfile)
     except OSError as error:
         raise TerminalError(
             f"the comparison cannot be copied to {out} ({error.strerror}); give another folder"

@@ -759,7 +759,7 @@ class TransformersModel:
         model, picture_of = self._weights.model, batch.picture_of
         if picture_of is None or "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
             return batch.inputs()
-        pooled = image_features(model, batch.pictures, len(next(iter(batch.pictures.values()))))
+        pooled = image_features(model, batch.pictures, int(picture_of.max()) + 1)
         if pooled is None:
             return batch.inputs()
         features: Any = pooled[picture_of] if isinstance(pooled, torch.Tensor) else [pooled[row] for row in picture_of]

@@ -123,9 +123,8 @@ def _drawn(
     save = Figure.savefig
 
     def seen(figure: Figure, path: Path, **how: Any) -> None:
-        shown = [axes for axes in figure.axes if axes.get_visible()]
-        panels[path.name] = [axes.get_title().splitlines()[0] for axes in shown]
-        assert all(axes.get_xlabel() for axes in shown) or path.name == "methods.png"
+        panels[path.name] = [axes.get_title().splitlines()[0] for axes in figure.axes]
+        assert all(axes.get_xlabel() for axes in figure.axes) or path.name == "methods.png"
         save(figure, path, **how)
 
     monkeypatch.setattr(Figure, "savefig", seen)
