@@ -125,11 +125,13 @@ def _learning_curves(comparison: Comparison) -> Figure | None:
 
 def _bars(comparison: Comparison) -> Figure | None:
     number, panels = comparison.plan.common_round, _panels(comparison)
-    names = [
-        method.name
+    measured = {
+        method.name: [
+            row for measure, probe, _ in panels if (row := comparison.row(method.name, number, measure, probe))
+        ]
         for method in comparison.plan.methods
-        if any(comparison.row(method.name, number, measure, probe) for measure, probe, _ in panels)
-    ]
+    }
+    names = [name for name, rows in measured.items() if rows]
     if not names:
         return None
     figure = Figure(figsize=(max(6, 3 * len(panels)), 1.8 + 0.34 * len(names)), layout="constrained")
@@ -155,8 +157,9 @@ def _bars(comparison: Comparison) -> Figure | None:
         axes.tick_params(axis="x", labelsize=8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    grid[0].set_yticks(places, names, fontsize=9)
-    figure.suptitle(f"after round {number}; dotted: the base model; 95 % intervals", fontsize=9)
+    labels = [f"{name} ({_range([row.seeds for row in measured[name]])})" for name in names]
+    grid[0].set_yticks(places, labels, fontsize=9)
+    figure.suptitle(f"after round {number} (in brackets: seeds); dotted: the base model; 95 % intervals", fontsize=9)
     return figure
 
 
