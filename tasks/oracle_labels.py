@@ -27,14 +27,14 @@ from selu.tasks.frames import read_selected_frames
 from selu.tasks.progress import Meter
 from selu.tasks.stages import Made, Shard, Stage, make, read_all, read_episodes, read_oracle, read_steps, stage_task
 from selu.worlds.actions import read_action
-from selu.worlds.tasks import join_steps, put_instruction, steps_of
+from selu.worlds.tasks import goal_of_instruction, join_steps, put_instruction, steps_of
 from selu.worlds.vocabulary import spoken_name
 
 __all__ = ["contrast_by_truth", "label_by_truth"]
 
 _MODULES = ("selu.evaluation", "selu.questions", "selu.prompting", "selu.frames", "selu.worlds.tasks")
 LABELS_BY_TRUTH = Stage(name="labels-by-truth", version=1, modules=_MODULES)
-CONTRASTS_BY_TRUTH = Stage(name="contrasts-by-truth", version=1, modules=_MODULES)
+CONTRASTS_BY_TRUTH = Stage(name="contrasts-by-truth", version=2, modules=_MODULES)
 
 _BY = "oracle"
 
@@ -214,6 +214,18 @@ def _good_beginning(
     return end
 
 
+def _shown(instruction: str, facts: str) -> bool:
+    """Whether everything that an instruction is about is in the picture, or in the hand."""
+    known = json.loads(facts)
+    shown = {*known["in_view"], *known["held"]}
+    about = [
+        name
+        for condition in goal_of_instruction(instruction) or ()
+        for name in (condition.object_type, condition.receptacle_type)
+    ]
+    return all(name is None or name in shown for name in about)
+
+
 def true_contrasts(
     episodes: Sequence[Episode],
     frames: FrameTable,
@@ -226,7 +238,9 @@ def true_contrasts(
 ) -> list[Claim]:
     """Further claims about the frames of each episode, half of them true and half false, at most `per_episode`.
 
-    Deterministic in the rows and `seed`; `judged` ones are not asked again.
+    They are about things in view or in the hand alone: the truth knows what is in a cupboard across the room, a picture
+    does not say it, and a critic that sees pictures cannot learn it. Deterministic in the rows and `seed`; `judged` ones
+    are not asked again.
     """
     indices = frames.by_episode()
     chosen: list[Claim] = []
@@ -237,7 +251,7 @@ def true_contrasts(
             for text in instructions:
                 done = truth_of_instruction(text, facts[name, index])
                 claim = Claim(name, index, text)
-                if done is not None and claim not in judged:
+                if done is not None and claim not in judged and _shown(text, facts[name, index]):
                     sides[done].append(claim)
         for claims in sides.values():
             claims.sort(key=lambda claim: digest(seed, claim.episode_id, claim.frame_index, claim.instruction))

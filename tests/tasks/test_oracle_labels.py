@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,9 @@ EPISODE, STEPS, FRAMES = make_episode(
 )
 
 
-def _facts(*, opened: list[str], held: list[str]) -> str:
+def _facts(*, opened: list[str], held: list[str], in_view: Sequence[str] = ("Apple", "Fridge", "Mug")) -> str:
     nothing = ("closed", "on", "off", "broken", "sliced", "dirty", "clean", "filled", "empty", "inside")
-    return json.dumps({**{name: [] for name in nothing}, "open": opened, "held": held})
+    return json.dumps({**{name: [] for name in nothing}, "open": opened, "held": held, "in_view": list(in_view)})
 
 
 # The drawer would not open.
@@ -97,6 +98,14 @@ def test_contrasts_are_of_both_kinds_and_nothing_twice() -> None:
     assert not told & set(claims)
     verdicts = true_verdicts(claims, [EPISODE], {"e": False}, FACTS)
     assert sorted(row.verdict for row in verdicts) == ["no"] * 3 + ["yes"] * 3
+
+
+def test_contrasts_are_about_what_a_picture_shows() -> None:
+    facts = {key: _facts(opened=["Fridge"], held=["Apple"], in_view=["Fridge"]) for key in FACTS}
+    texts = ["open the fridge", "pick up the apple", "pick up the mug", "put the apple in the sink"]
+    claims = true_contrasts([EPISODE], FrameTable(FRAMES), set(), facts, instructions=texts, per_episode=40, seed=0)
+    # The mug is nowhere in view, and neither is the sink; what is in the hand need not be.
+    assert {claim.instruction for claim in claims} == {"open the fridge", "pick up the apple"}
 
 
 def test_nobody_gets_them_without_asking_for_them_by_name(tmp_path: Path) -> None:
