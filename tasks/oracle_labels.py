@@ -208,15 +208,17 @@ def _good_beginning(
             and action.verb == "Approach"
             and action.object_type is not None
             and parts[0].endswith(f"the {spoken_name(action.object_type)}")
-            and action.object_type in json.loads(facts[near])["in_view"]
+            and action.object_type in json.loads(facts[near]).get("in_view", ())
         ):
             return near[1]
     return end
 
 
 def _shown(instruction: str, facts: str) -> bool:
-    """Whether everything that an instruction is about is in the picture, or in the hand."""
+    """Whether everything that an instruction is about is in the picture, or in the hand, as far as the world tells."""
     known = json.loads(facts)
+    if "in_view" not in known:
+        return True
     shown = {*known["in_view"], *known["held"]}
     about = [
         name

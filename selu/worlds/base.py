@@ -28,7 +28,8 @@ class OracleState:
     """The truth about the present moment. Only a rollout's recorder asks for it, and only evaluation reads it.
 
     ``facts`` lists object types by predicate (``inside``: pairs of type and receptacle type). ``closed``, ``off``,
-    ``clean`` and ``empty`` list the types of which no instance is open, on, dirty or filled.
+    ``clean`` and ``empty`` list the types of which no instance is open, on, dirty or filled. A world may add
+    ``in_view``, the types that its frame shows.
     """
 
     action_success: bool

@@ -23,9 +23,10 @@ EPISODE, STEPS, FRAMES = make_episode(
 )
 
 
-def _facts(*, opened: list[str], held: list[str], in_view: Sequence[str] = ("Apple", "Fridge", "Mug")) -> str:
+def _facts(*, opened: list[str], held: list[str], in_view: Sequence[str] | None = ("Apple", "Fridge", "Mug")) -> str:
     nothing = ("closed", "on", "off", "broken", "sliced", "dirty", "clean", "filled", "empty", "inside")
-    return json.dumps({**{name: [] for name in nothing}, "open": opened, "held": held, "in_view": list(in_view)})
+    seen = {} if in_view is None else {"in_view": list(in_view)}
+    return json.dumps({**{name: [] for name in nothing}, "open": opened, "held": held, **seen})
 
 
 # The drawer would not open.
@@ -106,6 +107,12 @@ def test_contrasts_are_about_what_a_picture_shows() -> None:
     claims = true_contrasts([EPISODE], FrameTable(FRAMES), set(), facts, instructions=texts, per_episode=40, seed=0)
     # The mug is nowhere in view, and neither is the sink; what is in the hand need not be.
     assert {claim.instruction for claim in claims} == {"open the fridge", "pick up the apple"}
+    # Of a world that does not tell what is in view, everything may be asked.
+    untold = {key: _facts(opened=["Fridge"], held=["Apple"], in_view=None) for key in FACTS}
+    everything = true_contrasts(
+        [EPISODE], FrameTable(FRAMES), set(), untold, instructions=texts, per_episode=40, seed=0
+    )
+    assert {claim.instruction for claim in everything} == set(texts)
 
 
 def test_nobody_gets_them_without_asking_for_them_by_name(tmp_path: Path) -> None:
