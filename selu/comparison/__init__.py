@@ -2,7 +2,8 @@
 
 The figures are read from what finished rounds left (:mod:`selu.comparison.runs`), so that a table can be drawn at any
 time. Those of probes are pooled item by item: all seeds of a method meet the same frozen items, and intervals come from a
-bootstrap that resamples scenes with all seeds in them. Gains are paired with the base model on the same item.
+bootstrap that resamples scenes with all seeds in them. Gains are paired with the base model on the same item, and what
+is beside SELU with SELU's run of the same seed.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from selu.store import Store
 from selu.worlds.tasks import THREE_STEPS
 
 __all__ = [
+    "BESIDE",
+    "GAIN",
     "Comparison",
     "ComparisonRow",
     "Plan",
@@ -43,6 +46,9 @@ __all__ = [
 State = Literal["finished", "running", "failed"]
 
 _SEED = derived_seed(0, "comparison")
+
+GAIN, BESIDE = "_gain", "_beside_selu"
+"""What the name of a measure ends on where it is a difference: over the base model, and over SELU after as many rounds."""
 
 
 class PlannedRun(BaseModel):
@@ -92,7 +98,9 @@ class Plan(BaseModel):
             ("general_critic", "A+B"): sizes.general_questions,
             ("general_actor", "A+B"): sizes.general_questions,
         }
-        return asked.get((measure.removesuffix("_gain"), probe), 1) > 0
+        for difference in (GAIN, BESIDE):
+            measure = measure.removesuffix(difference)
+        return asked.get((measure, probe), 1) > 0
 
 
 def plan_comparison(
@@ -172,9 +180,9 @@ class ComparisonRow(Record):
     seeds: int = Field(description="runs behind it")
     measure: str = Field(
         description="critic (balanced accuracy of the direct verdict), critic_self_asking, actor (success), "
-        "actor_three_steps, general_critic, general_actor, each also with _gain (over the base model); false_rate, coverage, "
-        "labelled and false_rate_critic_labels of labels; environment_steps, tokens_read, tokens_written and tokens_trained of "
-        "a run up to this round"
+        "actor_three_steps, general_critic, general_actor, each also with _gain (over the base model) and _beside_selu (over "
+        "SELU, of the seeds that both ran); false_rate, coverage, labelled and false_rate_critic_labels of labels; "
+        "environment_steps, tokens_read, tokens_written and tokens_trained of a run up to this round"
     )
     probe: str = Field(description="A: learning scenes, B: transfer scenes, A+B; empty for labels and budgets")
     kind: str = Field(description="all, one_step or two_step tasks")
@@ -248,7 +256,7 @@ def compare(
     state and, of a failed run, the sentence.
     """
     told = told or {}
-    runs: dict[str, list[RunRecord]] = defaultdict(list)
+    runs: dict[str, dict[int, RunRecord]] = defaultdict(dict)
     states = []
     for run in plan.runs:
         record = found.get(run.key)
@@ -272,15 +280,21 @@ def compare(
             )
         )
         if record is not None:
-            runs[run.method].append(record)
+            runs[run.method][run.settings.seed] = record
     rows: list[ComparisonRow] = []
+    selu = next((runs[method.name] for method in plan.methods if method.role == "method"), {})
     for method in plan.methods:
-        longest = max((run.rounds for run in runs[method.name]), default=0)
+        longest = max((run.rounds for run in runs[method.name].values()), default=0)
         for number in range(1, longest + 1):
             # With the runs that stopped: else the curve would rise because the bad ones have left.
-            some = [run for run in runs[method.name] if run.reaches(number)]
-            rows += _rows_of(_Place(method.name, method.role, number, len(some)), some, plan.bootstrap)
-    untrained = next((some[0] for some in runs.values() if some), None)
+            some = {seed: run for seed, run in runs[method.name].items() if run.reaches(number)}
+            rows += _rows_of(_Place(method.name, method.role, number, len(some)), list(some.values()), plan.bootstrap)
+            both = [seed for seed in some if seed in selu and selu[seed].reaches(number)]
+            if method.role != "method" and both:
+                pairs = [(some[seed].after(number), selu[seed].after(number)) for seed in both]
+                place = _Place(method.name, method.role, number, len(both))
+                rows += _differences(place, pairs, BESIDE, "SELU", plan.bootstrap, _MEASURES)
+    untrained = next((run for some in runs.values() for run in some.values()), None)
     if untrained is not None:
         rows = [*_untrained_rows(untrained, plan.bootstrap), *rows]
     return Comparison(plan, tuple(states), tuple(rows))
@@ -304,6 +318,9 @@ def _goes_on(last: Round, item: Round) -> bool:
 
 
 # Figures -------------------------------------------------------------------------------------------------------------
+
+
+Outcomes = Mapping[ItemKey, ItemOutcome]
 
 
 @dataclass(frozen=True)
@@ -369,37 +386,54 @@ def _outcome(items: Sequence[ItemOutcome], samples: int) -> Rate:
     return pooled.model_copy(update={"low": bounds.low, "high": bounds.high})
 
 
+def _items_at(outcomes: Outcomes, place: tuple[str, str, str]) -> dict[ItemKey, ItemOutcome]:
+    """The items of a subject, probe and method."""
+    return {key: row for key, row in outcomes.items() if key[:3] == place}
+
+
 def _measured(
+    place: _Place, found: Sequence[Outcomes], samples: int, measures: Iterable[tuple[str, str, str, tuple[str, ...]]]
+) -> list[ComparisonRow]:
+    """Figures of the runs of one method, their items pooled."""
+    rows = []
+    for measure, subject, method, probes in measures:
+        for probe in probes:
+            items = [row for outcomes in found for row in _items_at(outcomes, (subject, probe, method)).values()]
+            for kind, places in _kinds(items) if items else ():
+                rows.append(place.row(measure, _outcome([items[index] for index in places], samples), probe, kind))
+    return rows
+
+
+def _differences(
     place: _Place,
-    found: Sequence[Mapping[ItemKey, ItemOutcome]],
-    bases: Sequence[Mapping[ItemKey, ItemOutcome]] | None,
+    pairs: Sequence[tuple[Outcomes, Outcomes]],
+    which: str,
+    whom: str,
     samples: int,
     measures: Iterable[tuple[str, str, str, tuple[str, ...]]],
 ) -> list[ComparisonRow]:
-    """Figures of the runs of one method, their items pooled; with `bases`, gains over them on the same items too."""
+    """How much more runs come to than others, item by item, the items of all runs pooled.
+
+    `pairs` are the outcomes of a run, and of what it is compared with; `which` ends the names of the measures, and `whom`
+    it is that a run is compared with.
+    """
     rows = []
     for measure, subject, method, probes in measures:
         for probe in probes:
             items: list[ItemOutcome] = []
-            gains: list[float] = []
-            for number, outcomes in enumerate(found):
-                mine = {key: row for key, row in outcomes.items() if key[:3] == (subject, probe, method)}
-                base = {} if bases is None else bases[number]
-                if bases is not None and (strange := sorted(key[3] for key in mine if key not in base)):
+            more: list[float] = []
+            for outcomes, others in pairs:
+                mine = _items_at(outcomes, (subject, probe, method))
+                if strange := sorted(key[3] for key in mine if key not in others):
                     raise ArtifactError(
                         f"{place.method}, round {place.round}: {len(strange)} items of probe {probe} ({strange[0]}) were "
-                        "never given to the base model, so that there is no gain to measure"
+                        f"never given to {whom}, so that there is no difference to measure"
                     )
                 items += mine.values()
-                gains += [row.value - base[key].value for key, row in mine.items()] if bases is not None else []
-            if not items:
-                continue
-            for kind, places in _kinds(items):
-                some = [items[index] for index in places]
-                rows.append(place.row(measure, _outcome(some, samples), probe, kind))
-                if bases is not None:
-                    gained = _pooled(some, [gains[index] for index in places], samples)
-                    rows.append(place.row(f"{measure}_gain", gained, probe, kind))
+                more += [row.value - others[key].value for key, row in mine.items()]
+            for kind, places in _kinds(items) if items else ():
+                gained = _pooled([items[index] for index in places], [more[index] for index in places], samples)
+                rows.append(place.row(f"{measure}{which}", gained, probe, kind))
     return rows
 
 
@@ -414,7 +448,9 @@ _LABELS = (
 
 def _rows_of(place: _Place, runs: Sequence[RunRecord], samples: int) -> list[ComparisonRow]:
     number = place.round
-    rows = _measured(place, [run.after(number) for run in runs], [run.base() for run in runs], samples, _MEASURES)
+    rows = _measured(place, [run.after(number) for run in runs], samples, _MEASURES)
+    pairs = [(run.after(number), run.base()) for run in runs]
+    rows += _differences(place, pairs, GAIN, "the base model", samples, _MEASURES)
     for metric, phase in _LABELS:
         told = [
             row
@@ -447,5 +483,5 @@ def _untrained_rows(run: RunRecord, samples: int) -> list[ComparisonRow]:
     return [
         row
         for name, measures in wanted
-        for row in _measured(_Place(name, "no training", 0, 1), [run.base()], None, samples, measures)
+        for row in _measured(_Place(name, "no training", 0, 1), [run.base()], samples, measures)
     ]

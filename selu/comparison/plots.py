@@ -1,16 +1,16 @@
-"""Plots of a comparison: learning curves, bars of methods, and how many labels were false."""
+"""Plots of a comparison: learning curves, methods by themselves and beside SELU, and how many labels were false."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from selu.comparison import Comparison, ComparisonRow
+from selu.comparison import BESIDE, Comparison, ComparisonRow
 
 __all__ = ["draw_plots"]
 
@@ -31,6 +31,7 @@ def draw_plots(comparison: Comparison, folder: Path) -> list[str]:
     for name, draw in (
         ("learning_curves.png", _learning_curves),
         ("methods.png", _bars),
+        ("beside_selu.png", _beside_selu),
         ("false_labels.png", _false_labels),
     ):
         figure = draw(comparison)
@@ -123,12 +124,20 @@ def _learning_curves(comparison: Comparison) -> Figure | None:
     return figure
 
 
-def _bars(comparison: Comparison) -> Figure | None:
+def _by_method(
+    comparison: Comparison, difference: str, title: str, draw: Callable[[Any, int, ComparisonRow], None]
+) -> Figure | None:
+    """A row for each method in a panel for each measure, after the last round that all are to reach.
+
+    `difference` ends the names of the measures; `draw` draws one figure at one height of the panel.
+    """
     number, panels = comparison.plan.common_round, _panels(comparison)
     measured = {
-        method.name: [
-            row for measure, probe, _ in panels if (row := comparison.row(method.name, number, measure, probe))
-        ]
+        method.name: {
+            (measure, probe): row
+            for measure, probe, _ in panels
+            if (row := comparison.row(method.name, number, measure + difference, probe))
+        }
         for method in comparison.plan.methods
     }
     names = [name for name, rows in measured.items() if rows]
@@ -137,30 +146,43 @@ def _bars(comparison: Comparison) -> Figure | None:
     figure = Figure(figsize=(max(6, 3 * len(panels)), 1.8 + 0.34 * len(names)), layout="constrained")
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     places = list(range(len(names)))[::-1]
-    for axes, (measure, probe, title) in zip(grid, panels, strict=True):
+    for axes, (measure, probe, heading) in zip(grid, panels, strict=True):
         for place, name in zip(places, names, strict=True):
-            row = comparison.row(name, number, measure, probe)
-            if row is not None:
-                axes.barh(
-                    place,
-                    row.rate,
-                    xerr=_errors([row]),
-                    height=0.7,
-                    color=_style(comparison, name)["color"],
-                    error_kw={"elinewidth": 1, "capsize": 2},
-                )
-        base = comparison.row("base model", 0, measure, probe)
-        if base is not None:
-            axes.axvline(base.rate, color=_GREY, linewidth=1, linestyle=":")
-        axes.set_title(title, fontsize=9)
+            if (measure, probe) in measured[name]:
+                draw(axes, place, measured[name][measure, probe])
+        base = None if difference else comparison.row("base model", 0, measure, probe)
+        if base is not None or difference:
+            axes.axvline(base.rate if base is not None else 0, color=_GREY, linewidth=1, linestyle=":")
+        axes.set_title(heading, fontsize=9)
         axes.grid(axis="x", color="#e3e5e8")
         axes.tick_params(axis="x", labelsize=8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    labels = [f"{name} ({_range([row.seeds for row in measured[name]])})" for name in names]
+    labels = [f"{name} ({_range([row.seeds for row in measured[name].values()])})" for name in names]
     grid[0].set_yticks(places, labels, fontsize=9)
-    figure.suptitle(f"after round {number} (in brackets: seeds); dotted: the base model; 95 % intervals", fontsize=9)
+    figure.suptitle(f"after round {number}{title}", fontsize=9)
     return figure
+
+
+def _bars(comparison: Comparison) -> Figure | None:
+    def bar(axes: Any, place: int, row: ComparisonRow) -> None:
+        colour = _style(comparison, row.method)["color"]
+        axes.barh(
+            place, row.rate, xerr=_errors([row]), height=0.7, color=colour, error_kw={"elinewidth": 1, "capsize": 2}
+        )
+
+    return _by_method(comparison, "", " (in brackets: seeds); dotted: the base model; 95 % intervals", bar)
+
+
+def _beside_selu(comparison: Comparison) -> Figure | None:
+    def point(axes: Any, place: int, row: ComparisonRow) -> None:
+        colour = _style(comparison, row.method)["color"]
+        axes.errorbar(
+            row.rate, place, xerr=_errors([row]), fmt="o", markersize=5, color=colour, elinewidth=1.3, capsize=3
+        )
+
+    title = ": how much more than SELU (dotted), paired item by item (in brackets: seeds of both); 95 % intervals"
+    return _by_method(comparison, BESIDE, title, point)
 
 
 def _false_labels(comparison: Comparison) -> Figure | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selu.comparison import Comparison, ComparisonRow, Plan, PlannedRun, RunState, State, compare, runs_of
+from selu.comparison import BESIDE, GAIN, Comparison, ComparisonRow, Plan, PlannedRun, RunState, State, compare, runs_of
 from selu.comparison.runs import RunRecord
 from selu.errors import TerminalError
 from selu.rounds import Workspace
@@ -25,7 +25,15 @@ logger = logging.getLogger("selu.comparison")
 RECORDS = "runs"
 """Folder of the records beside a copied table."""
 
-_FILES = ("README.md", "results.json", "table.csv", "learning_curves.png", "methods.png", "false_labels.png")
+_FILES = (
+    "README.md",
+    "results.json",
+    "table.csv",
+    "learning_curves.png",
+    "methods.png",
+    "beside_selu.png",
+    "false_labels.png",
+)
 
 Notes = Mapping[str, tuple[State, str]]
 """By :attr:`~selu.comparison.PlannedRun.note`: how a run ended, or that it is at work, and what was said about it."""
@@ -40,6 +48,11 @@ _GUIDE = (
     "asks itself questions, unsure counting half; actor: share of tasks whose goal holds at the end"
 )
 
+_SEEDS_OF_BOTH = (
+    "What a method has more than SELU after as many rounds, paired item by item, of the seeds that both ran (so many): "
+    "below zero SELU is better."
+)
+
 _Column = tuple[str, str, str, str]
 """heading, measure, probe, kind"""
 
@@ -51,8 +64,9 @@ _RESULTS: tuple[_Column, ...] = (
     ("actor A", "actor", "A", "all"),
     ("actor B", "actor", "B", "all"),
 )
-_GAINS: tuple[_Column, ...] = tuple(
-    (heading, f"{measure}_gain", probe, kind) for heading, measure, probe, kind in _RESULTS
+_GAINS, _BESIDE = (
+    tuple((heading, f"{measure}{difference}", probe, kind) for heading, measure, probe, kind in _RESULTS)
+    for difference in (GAIN, BESIDE)
 )
 _KINDS: tuple[_Column, ...] = (
     *(
@@ -244,7 +258,7 @@ def _share(value: float) -> str:
     """``.690``, ``1.000``, ``-.035``; a dash where it is undefined."""
     if not math.isfinite(value):
         return "–"
-    text = f"{value:.3f}"
+    text = f"{round(value, 3) + 0.0:.3f}"  # no -.000
     return text.replace("0.", ".", 1) if abs(value) < 0.9995 else text
 
 
@@ -257,7 +271,7 @@ def _cell(row: ComparisonRow | None, column: _Column) -> str:
         return "–"
     if column in _BUDGETS:
         return _count(row.rate)
-    sign = "+" if column[1].endswith("_gain") and row.rate > 0 else ""
+    sign = "+" if column[1].endswith((GAIN, BESIDE)) and round(row.rate, 3) > 0 else ""
     interval = f" ({_share(row.low)} to {_share(row.high)})" if math.isfinite(row.low) else ""
     return f"{sign}{_share(row.rate)}{interval}"
 
@@ -342,6 +356,8 @@ def _readme(comparison: Comparison, plots: Sequence[str]) -> str:
     lines += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in plots]
     lines += ["", "## Results", "", _RUNS, "", f"({_GUIDE}.)", "", *_table(comparison, _RESULTS)]
     lines += ["", "## Gain over the base model", "", "Paired item by item.", "", *_table(comparison, _GAINS)]
+    if any(row.measure.endswith(BESIDE) for row in comparison.rows):
+        lines += ["", "## Beside SELU", "", _SEEDS_OF_BOTH, "", *_table(comparison, _BESIDE)]
     three_steps = plan.measures("actor_three_steps", "A")
     lines += [
         "",

@@ -70,6 +70,7 @@ def test_methods_differ_as_they_should(compared: tuple[Settings, Path, dict[str,
         assert _figure(results, method, "false_rate")["rate"] == 0.0
     # Its critic is never trained, and votes at random.
     assert _figure(results, "self_consistency", "critic_gain", "A")["rate"] == 0.0
+    assert _figure(results, "self_consistency", "critic_beside_selu", "A")["rate"] == -0.5
     assert _figure(results, "self_consistency", "false_rate")["rate"] > 0
     for method in METHODS:
         assert _figure(results, method, "environment_steps")["rate"] >= 12
@@ -95,7 +96,7 @@ def test_a_failed_run_is_said_and_stops_no_other(compared: tuple[Settings, Path,
 
 def test_the_files_are_there_and_hold_the_same(compared: tuple[Settings, Path, dict[str, Any]]) -> None:
     _, out, results = compared
-    for name in ("learning_curves.png", "methods.png", "false_labels.png"):
+    for name in ("learning_curves.png", "methods.png", "beside_selu.png", "false_labels.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
         assert f"({name})" in (out / "README.md").read_text()
     with (out / "table.csv").open(newline="") as file:

@@ -9,8 +9,18 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from selu.comparison import Comparison, ComparisonRow, _measured, _Place, compare, plan_comparison, runs_of
-from selu.comparison.runs import _budgets
+from selu.comparison import (
+    GAIN,
+    Comparison,
+    ComparisonRow,
+    _differences,
+    _measured,
+    _Place,
+    compare,
+    plan_comparison,
+    runs_of,
+)
+from selu.comparison.runs import SPENT, RunRecord, _budgets
 from selu.comparison.writing import _write
 from selu.config import Settings, validate_settings
 from selu.errors import ArtifactError, ConfigError
@@ -20,6 +30,7 @@ from selu.statistics import Rate
 from selu.store import Store
 
 Outcomes = dict[tuple[str, str, str, str], ItemOutcome]
+Rows = dict[tuple[str, str], ComparisonRow]
 ACTOR = [("actor", "actor", "selu", ("A",))]
 CRITIC = [("critic", "critic", "direct", ("A",))]
 
@@ -40,14 +51,21 @@ def _items(subject: str, method: str, values: list[float], truth: list[bool] | N
     return {(row.subject, row.probe, row.method, row.item): row for row in rows}
 
 
-def _figures(rows: list[ComparisonRow]) -> dict[tuple[str, str], ComparisonRow]:
+def _rows(seeds: list[Outcomes], base: Outcomes, measures: list[tuple[str, str, str, tuple[str, ...]]]) -> Rows:
+    """What runs came to, and how much more than the base model."""
+    place = _Place("selu", "method", 1, len(seeds))
+    more = _differences(place, [(seed, base) for seed in seeds], GAIN, "the base model", 200, measures)
+    return _figures([*_measured(place, seeds, 200, measures), *more])
+
+
+def _figures(rows: list[ComparisonRow]) -> Rows:
     return {(row.measure, row.kind): row for row in rows}
 
 
 def test_all_seeds_are_pooled_and_gains_are_paired_item_by_item() -> None:
     base = _items("actor", "selu", [0, 0, 1, 1, 0, 0, 0, 1])
     seeds = [_items("actor", "selu", values) for values in ([1, 0, 1, 1, 1, 0, 0, 1], [0, 0, 1, 0, 0, 1, 0, 1])]
-    rows = _figures(_measured(_Place("selu", "method", 1, 2), seeds, [base, base], 200, ACTOR))
+    rows = _rows(seeds, base, ACTOR)
     assert (rows["actor", "all"].rate, rows["actor", "all"].n) == (8 / 16, 16)
     assert rows["actor_gain", "all"].rate == pytest.approx((2 + 0) / 16)
     assert rows["actor_gain", "all"].low <= rows["actor_gain", "all"].rate <= rows["actor_gain", "all"].high
@@ -61,7 +79,7 @@ def test_a_critic_is_measured_by_balanced_accuracy_in_every_part_of_the_probe() 
     truth = [True, True, True, True, True, True, False, False]
     yes = _items("critic", "direct", [float(done) for done in truth], truth)
     base = _items("critic", "direct", [0.5] * 8, truth)
-    rows = _figures(_measured(_Place("selu", "method", 1, 1), [yes], [base], 200, CRITIC))
+    rows = _rows([yes], base, CRITIC)
     # Always yes: six of eight are right, and yet it is a guess.
     assert rows["critic", "all"].rate == 0.5
     assert rows["critic_gain", "all"].rate == 0.0
@@ -69,7 +87,7 @@ def test_a_critic_is_measured_by_balanced_accuracy_in_every_part_of_the_probe() 
 
 def test_outcomes_that_are_all_alike_have_the_interval_of_as_many_items_as_there_are() -> None:
     none = _items("actor", "selu", [0.0] * 8)
-    rows = _figures(_measured(_Place("selu", "method", 1, 2), [none, none], [none, none], 200, ACTOR))
+    rows = _rows([none, none], none, ACTOR)
     assert (rows["actor", "all"].n, rows["actor", "all"].low) == (16, 0.0)
     # Wilson's of 0 of 8: the second seed met no others.
     assert rows["actor", "all"].high == pytest.approx(0.324, abs=0.001)
@@ -86,7 +104,47 @@ def test_an_item_that_the_base_never_met_gives_no_gain() -> None:
     base = _items("actor", "selu", [0, 0, 1])
     after = _items("actor", "selu", [0, 0, 1, 1])
     with pytest.raises(ArtifactError, match=r"1 items of probe A \(item 3\) were never given to the base model"):
-        _measured(_Place("selu", "method", 1, 1), [after], [base], 200, ACTOR)
+        _rows([after], base, ACTOR)
+
+
+def _record(key: str, rounds: list[list[float]]) -> RunRecord:
+    """A run of which nothing is known but the actor: of the base model, and after each round."""
+    outcomes = [
+        row.model_copy(update={"round": max(number, 1), "phase": "after" if number else "before"})
+        for number, values in enumerate(rounds)
+        for row in _items("actor", "selu", values).values()
+    ]
+    learned = len(rounds) - 1
+    return RunRecord(
+        key=key,
+        rounds=learned,
+        stopped=None,
+        base_models={},
+        digests=({},) * learned,
+        budgets=(dict.fromkeys(SPENT, 1.0),) * learned,
+        recipe={},
+        outcomes=tuple(outcomes),
+        metrics=(),
+    )
+
+
+def test_a_method_is_beside_the_run_of_selu_that_has_its_seed_and_as_many_rounds() -> None:
+    plan = plan_comparison(Settings(), ["selu", "lmsi"], seeds=3, rounds=2, baseline_seeds=2, baseline_rounds=2)
+    base, better, best = [0.0, 0, 0, 0], [0.0, 1, 0, 0], [0.0, 1, 1, 1]
+    rounds = {
+        ("selu", 0): [base, base],  # has no second round yet
+        ("selu", 1): [base, better, best],
+        ("selu", 2): [base, best, best],
+        ("lmsi", 0): [base, base, best],
+        ("lmsi", 1): [base, base, better],
+    }
+    told = compare(plan, {run.key: _record(run.key, rounds[run.method, run.settings.seed]) for run in plan.runs})
+    first, second = (told.row("lmsi", number, "actor_beside_selu", "A") for number in (1, 2))
+    assert first is not None
+    assert second is not None
+    assert (first.seeds, first.n, first.rate) == (2, 8, -1 / 8)
+    assert (second.seeds, second.n, second.rate) == (1, 4, -2 / 4)
+    assert told.row("selu", 1, "actor_beside_selu", "A") is None
 
 
 def test_the_first_seed_of_every_method_comes_first() -> None:
